@@ -31,7 +31,7 @@ from llava_av.training.engines import build_engine, local_part
 from llava_av.training.loader import LoadedBatch, Loader
 from llava_av.training.model_flops import BatchCounts, ModelFlops, count_flops, trained_shares
 from llava_av.training.profiling import StepProfiler
-from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_costs import CostEstimate
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import EngineModel, StepObservers, TakenStep, Trainer
 
@@ -131,7 +131,8 @@ class OwnTraining:
         flops, trained = count_flops(config), trained_shares(model)
         self.work = Work(flops, trained)
         recomputed = shape.training.activation_checkpointing
-        costs = sample_costs(flops, samples, data.sizes(), trained=trained, recomputed=recomputed)
+        estimate = CostEstimate(flops, trained=trained, recomputed=recomputed)
+        costs = [estimate.of(sample, size) for sample, size in zip(samples, data.sizes(), strict=True)]
         load: Any = partial(load_clip, config=config)
         order: Any = Order(len(samples), shape.training.global_batch_size)
         # A cache of one byte: every sample is drawn and encoded again.

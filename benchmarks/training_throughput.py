@@ -45,7 +45,7 @@ from llava_av.training.loader import Loader
 from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
 from llava_av.training.profiling import StepProfiler
-from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_costs import CostEstimate
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 
@@ -158,7 +158,8 @@ def ours(
     for sample in samples:
         cache.get(sample)
     order = SampleOrder(samples, seed=0, recipe=recipe.training)
-    costs = sample_costs(flops, samples, sizes, trained=trained)
+    estimate = CostEstimate(flops, trained=trained)
+    costs = [estimate.of(sample, size) for sample, size in zip(samples, sizes, strict=True)]
     loader = Loader(samples, costs, processor, cache, order, recipe.training, rank=rank, processes=processes)
     observers = StepObservers(
         bad_samples=BadSamples(len(samples), 0.0),

@@ -11,7 +11,7 @@ from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.loader import Loader
 from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
-from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_costs import CostEstimate
 from llava_av.training.sample_sizes import SampleSizes
 from tests.engine_group import ENGINES, FILM, IMAGE, SILENT, SOUNDS, TEXT, EngineSample, print_from_group
 from tests.loaded_steps import new_trainer
@@ -57,9 +57,10 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
         of.processor.measure([(turn.speaker, turn.value) for turn in one.conversations], clip_of(one))
         for one in every[rank * share : (rank + 1) * share]
     ).gathered()
+    estimate = CostEstimate(ModelFlops(of.model.config), trained=shares)
     loader = Loader(
         every,
-        sample_costs(ModelFlops(of.model.config), every, measured, trained=shares),
+        [estimate.of(sample, size) for sample, size in zip(every, measured, strict=True)],
         of.processor,
         EncodedCache(of.processor, clip_of, max_bytes=2**24),
         SampleOrder(every, seed=0, recipe=recipe.training),

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetName, PatternOption, SplitOption, print_json, stored_data
+from llava_av.cli.data_options import (
+    AsJson,
+    DatasetName,
+    PatternOption,
+    SampleOption,
+    SplitOption,
+    print_json,
+    stored_data,
+)
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
@@ -110,9 +118,7 @@ def checkout(
     folder: Annotated[Path, typer.Argument(help="Folder to create, or to complete.")],
     split: SplitOption = "",
     pattern: PatternOption = "",
-    sample: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
-    ] = None,
+    sample: SampleOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files of the folder that have other content.")
     ] = False,

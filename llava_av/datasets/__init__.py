@@ -16,14 +16,17 @@ that the newest commit lacks, and `commits` writes and reads whole commits; `reb
 writers. `writers` keeps commits and the deletion of unused blobs apart. `history` stores the author, time and
 message of a commit, and `media_facts` the properties of its media. `tags` gives names to commits, and
 `commit_names` finds the commit that a user's text names. `contents` reads the samples of a commit,
-`comparison` compares two contents, `statistics` describes one, and `extraction` copies a commit to a folder
-that can be committed again; the package `exports` writes one as tars or Parquet files. `previous_version`
+`comparison` compares two contents, `statistics` describes one, `excerpt` chooses some samples of a commit to
+look at, and `extraction` copies a commit to a folder that can be committed again; the package `exports`
+writes one as tars or Parquet files. `merging` joins several commits and `filtering` takes a part of one;
+`derived_content` cuts and writes the ranges of both, and `derived_commits` commits them. `previous_version`
 compares a folder with the newest commit of its dataset, `verification` compares stored content with its
 digests, and `repairing` replaces what is damaged.
 
-`checkout` makes a verified local copy of a commit for jobs, `mix` joins the samples of several commits,
-`loading` decodes the media of a sample, and `measuring` finds the samples that a model cannot
-take (`unfit`).
+`checkout` makes a verified local copy of a split for an evaluation, and `blob_cache` keeps the blobs that
+trainings of a node need next. `mix` joins the samples of several commits, whose `sample_columns` determine
+their order. `loading` decodes the media of a sample from a `media_source`, and `measuring` finds the samples
+that a model cannot take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 

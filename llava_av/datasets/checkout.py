@@ -47,7 +47,6 @@ def checkout(
     folder: Path,
     splits: Iterable[str] | None = None,
     *,
-    lists: Iterable[str] = (),
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Make `folder` a verified local copy of a commit, or of some of its splits, and return it.
@@ -60,7 +59,6 @@ def checkout(
         commit: Commit to copy.
         folder: Created if necessary; it must be empty or made by an earlier checkout.
         splits: Splits whose samples and media are wanted; all if None.
-        lists: Further splits whose samples are wanted without their media.
         progress: Called with the number of files copied and of files to copy.
 
     Raises:
@@ -68,26 +66,25 @@ def checkout(
         StoreError: The object store or the local disk cannot be used.
     """
     wanted = tuple(commit.manifest.splits) if splits is None else tuple(splits)
-    listed = tuple(dict.fromkeys((*wanted, *lists)))
-    for split in listed:
+    for split in wanted:
         if split not in commit.manifest.splits:
             raise CommitError(
                 f"commit {commit.id} has no split {split}; it has {', '.join(commit.manifest.splits)}"
             )
-    if _is_complete(commit, folder, wanted, listed):
+    if _is_complete(commit, folder, wanted):
         return folder
     with local_files(folder), _exclusive(folder):
         # Another process may have finished the copy while this one waited.
-        if not _is_complete(commit, folder, wanted, listed):
-            _fill(store, commit, folder, wanted, listed, progress)
+        if not _is_complete(commit, folder, wanted):
+            _fill(store, commit, folder, wanted, progress)
     return folder
 
 
-def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...], listed: tuple[str, ...]) -> bool:
+def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...]) -> bool:
     marker = _read_marker(folder)
     if marker is None or not marker.whole or marker.commit != commit.id:
         return False
-    if not all(_unchanged(marker, folder, list_path(split)) for split in listed):
+    if not all(_unchanged(marker, folder, list_path(split)) for split in splits):
         return False
     return all(_unchanged(marker, folder, path) for path in _media(folder, splits))
 
@@ -112,7 +109,6 @@ def _fill(
     commit: Commit,
     folder: Path,
     splits: tuple[str, ...],
-    listed: tuple[str, ...],
     progress: ProgressCallback | None,
 ) -> None:
     old = _read_marker(folder)
@@ -125,8 +121,8 @@ def _fill(
     _write_marker(folder, _Marker(commit=commit.id, whole=False, files=known))
     kept = {path for path, stamp in known.items() if _stamp(folder / path) == stamp}
     content = commit.reader(store)
-    lists = {list_path(split) for split in listed}
-    new_lists = [split for split in listed if list_path(split) not in kept]
+    lists = {list_path(split) for split in splits}
+    new_lists = [split for split in splits if list_path(split) not in kept]
     for split in new_lists:
         _write_list(content, folder, split)
     wanted = _select(content, _media(folder, splits))

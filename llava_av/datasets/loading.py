@@ -1,33 +1,68 @@
 """Decoding of a sample's media files into arrays."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_av.datasets.media_source import MediaSource
 from llava_av.datasets.schema import Sample
-from llava_av.media.audio_length import audio_length
+from llava_av.media.audio_length import audio_length, stated_length
 from llava_av.media.clip import Clip, MediaSizes, Video, VideoSize
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_video
-from llava_av.media.image import image_size, read_image
+from llava_av.media.image import image_size, read_image, size_within
+from llava_av.media.info import MediaInfo
 from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 
-__all__ = ["clip_sizes", "has_audio", "load_clip", "load_image", "load_video"]
+__all__ = [
+    "LocatedSample",
+    "clip_sizes",
+    "has_audio",
+    "load_clip",
+    "load_from",
+    "load_image",
+    "load_located",
+    "load_video",
+]
 
 _Media = TypeVar("_Media")
+_Files = Path | Mapping[str, Path]
 _SQUARES = ImageResizing()
 
 
-def load_clip(root: Path, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> Clip:
+@dataclass(frozen=True, kw_only=True)
+class LocatedSample:
+    """A sample whose media files are at hand."""
+
+    sample: Sample
+    files: Mapping[str, Path]
+    """Path of each media file by its name in the sample."""
+
+
+def load_located(located: LocatedSample, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> Clip:
+    """Decode all media of a located sample; see `load_clip`."""
+    return load_clip(located.files, located.sample, media, resizing)
+
+
+def load_from(
+    source: MediaSource, sample: Sample, recipe: MediaRecipe, resizing: ImageResizing = _SQUARES
+) -> Clip:
+    """Decode all media of a sample from a source; see `load_clip`."""
+    with source.files(sample) as files:
+        return load_clip(files, sample, recipe, resizing)
+
+
+def load_clip(root: _Files, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> Clip:
     """Decode all media of a sample.
 
     Args:
-        root: Folder that the sample's paths are relative to.
+        root: Folder that the sample's paths are relative to, or the path of each of them.
         sample: Sample that names the files.
         media: Sampling rates and sizes.
         resizing: Resizing of images and frames that a model requires (`LlavaAvProcessor.image_resizing`).
@@ -55,33 +90,58 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe, resizing: ImageRes
 
 
 def clip_sizes(
-    root: Path, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES
+    root: _Files,
+    sample: Sample,
+    media: MediaRecipe,
+    resizing: ImageResizing = _SQUARES,
+    info_of: Callable[[str], MediaInfo | None] = lambda name: None,
 ) -> MediaSizes:
     """Return the sizes of the clip that `load_clip` returns; only audio below one second is decoded.
 
-    The length of longer audio is an upper bound, a few packets above the decoded length. Arguments and errors
-    are those of `load_clip`.
+    The length of longer audio is an upper bound, a few packets above the decoded length. Other arguments and
+    errors are those of `load_clip`.
+
+    Args:
+        root: See `load_clip`.
+        sample: See `load_clip`.
+        media: See `load_clip`.
+        resizing: See `load_clip`.
+        info_of: Returns the recorded properties of a file, which is then not opened if they determine its
+            size.
     """
 
-    def audio(path: Path) -> int:
-        return audio_length(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
+    def read(name: str, load: Callable[[Path], _Media]) -> _Media:
+        return _load(root, name, sample.id, load)
 
-    def video(path: Path) -> VideoSize:
-        info = probe(path)
+    def audio(name: str, info: MediaInfo | None) -> int:
+        rate_hz, max_s = media.sample_rate_hz, media.max_audio_s
+        if info is not None:
+            known = stated_length(info.audio_end_s, sample_rate_hz=rate_hz, max_s=max_s)
+            if known is not None:
+                return known
+        return read(name, lambda path: audio_length(path, sample_rate_hz=rate_hz, max_s=max_s))
+
+    def video(name: str) -> VideoSize:
+        info = info_of(name)
+        if info is None or info.kind != "video" or info.is_animation:
+            info = read(name, probe)
         times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
         uses_audio = sample.use_audio and info.has_audio
-        return VideoSize(frame_times_s=tuple(times_s), samples=audio(path) if uses_audio else None)
+        return VideoSize(frame_times_s=tuple(times_s), samples=audio(name, info) if uses_audio else None)
 
-    def image(path: Path) -> tuple[int, int]:
+    def image(name: str) -> tuple[int, int]:
         # Only a model that splits images into tiles needs their size in pixels.
-        if resizing.max_image_pixels is None:
+        most, info = resizing.max_image_pixels, info_of(name)
+        if most is None:
             return media.frame_size, media.frame_size
-        return image_size(path, max_pixels=resizing.max_image_pixels)
+        if info is not None and info.kind == "image":
+            return size_within(info.height, info.width, most)
+        return read(name, lambda path: image_size(path, max_pixels=most))
 
     return MediaSizes(
-        videos=tuple(_load(root, name, sample.id, video) for name in sample.video),
-        audios=tuple(_load(root, name, sample.id, audio) for name in sample.audio),
-        images=tuple(_load(root, name, sample.id, image) for name in sample.image),
+        videos=tuple(map(video, sample.video)),
+        audios=tuple(audio(name, info_of(name)) for name in sample.audio),
+        images=tuple(map(image, sample.image)),
     )
 
 
@@ -97,12 +157,13 @@ def has_audio(root: Path, sample: Sample) -> bool:
     return sample.use_audio and any(tracks)
 
 
-def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media]) -> _Media:
+def _load(root: _Files, name: str, sample_id: str, load: Callable[[Path], _Media]) -> _Media:
     try:
-        return load(root / name)
+        return load(root / name if isinstance(root, Path) else root[name])
     except MediaError as error:
         # A job reads a copy whose path means nothing to the user.
-        raise MediaError(name, f"{error.reason} (sample {sample_id}, read from {root})") from None
+        place = f", read from {root}" if isinstance(root, Path) else ""
+        raise MediaError(name, f"{error.reason} (sample {sample_id}{place})") from None
 
 
 def load_image(path: Path, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llava_av.datasets.loading import clip_sizes, load_clip
+from llava_av.datasets.media_source import FolderMedia, MediaSource
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.media.clip import Clip, MediaSizes, SampleSize
@@ -35,7 +36,7 @@ class SampleMeter(Protocol):
 
 
 def find_unfit(
-    root: Path,
+    source: Path | MediaSource,
     samples: Sequence[Sample],
     media: MediaRecipe,
     processor: SampleMeter,
@@ -44,12 +45,12 @@ def find_unfit(
     most: float = math.inf,
 ) -> tuple[Unfit, ...]:
     """Return the samples that a model cannot take, in their order; arguments as for `measure_samples`."""
-    measured = measure_samples(root, samples, media, processor, row_tokens=row_tokens, most=most)
+    measured = measure_samples(source, samples, media, processor, row_tokens=row_tokens, most=most)
     return tuple(one for one in measured if isinstance(one, Unfit))
 
 
 def measure_samples(
-    root: Path,
+    source: Path | MediaSource,
     samples: Sequence[Sample],
     media: MediaRecipe,
     processor: SampleMeter,
@@ -60,15 +61,16 @@ def measure_samples(
     """Return the size of each sample, or why a model cannot take it; the result is the same on every machine.
 
     Args:
-        root: Folder that media paths are relative to.
+        source: Source of the media, or the folder that media paths are relative to.
         samples: Samples to measure.
         media: Sampling rates and sizes.
         processor: Processor that counts tokens.
         row_tokens: Pack length, which no sample may exceed; None without packing.
         most: Stop when more samples than this are unfit; the result lacks the remaining ones.
     """
+    source = FolderMedia(source) if isinstance(source, Path) else source
     with_media = {sample.media_key: sample for sample in samples}
-    found = map_parallel(lambda sample: _sizes(root, sample, media, processor), with_media.values())
+    found = map_parallel(lambda sample: _sizes(source, sample, media, processor), with_media.values())
     sizes = dict(zip(with_media, found, strict=True))
     measured: list[SampleSize | Unfit] = []
     bad = 0
@@ -77,7 +79,7 @@ def measure_samples(
         size = _size(sample, known, processor, row_tokens) if isinstance(known, MediaSizes) else ""
         if isinstance(size, str):
             # Headers can be wrong, so only the decoded clip rejects a sample.
-            size = _decoded_size(root, sample, media, processor, row_tokens)
+            size = _decoded_size(source, sample, media, processor, row_tokens)
         measured.append(size if isinstance(size, SampleSize) else Unfit(id=sample.id, reason=size))
         bad += isinstance(size, str)
         if bad > most:
@@ -85,18 +87,22 @@ def measure_samples(
     return tuple(measured)
 
 
-def _sizes(root: Path, sample: Sample, media: MediaRecipe, processor: SampleMeter) -> MediaSizes | MediaError:
+def _sizes(
+    source: MediaSource, sample: Sample, media: MediaRecipe, processor: SampleMeter
+) -> MediaSizes | MediaError:
     try:
-        return clip_sizes(root, sample, media, processor.image_resizing())
+        with source.files(sample) as files:
+            return clip_sizes(files, sample, media, processor.image_resizing(), source.info)
     except MediaError as error:
         return error
 
 
 def _decoded_size(
-    root: Path, sample: Sample, media: MediaRecipe, processor: SampleMeter, row_tokens: int | None
+    source: MediaSource, sample: Sample, media: MediaRecipe, processor: SampleMeter, row_tokens: int | None
 ) -> SampleSize | str:
     try:
-        clip = load_clip(root, sample, media, processor.image_resizing())
+        with source.files(sample) as files:
+            clip = load_clip(files, sample, media, processor.image_resizing())
     except MediaError as error:
         return f"{error.path}: {error.reason}"
     return _size(sample, clip, processor, row_tokens)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_av.datasets.manifest import safe_path
+from llava_av.datasets.sample_columns import MediaGroups, columns_of, take
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.rows import DatasetError
 
-__all__ = ["DatasetSplits", "cap_samples", "join", "media_of"]
+__all__ = ["DatasetSplits", "cap_samples", "join"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class DatasetSplits:
     name: str
     """Name of the dataset."""
     folder: str
-    """Folder of its local copy, relative to the folder of all copies."""
+    """Folder that precedes its media paths in a run of several datasets."""
     digests: Mapping[str, str]
     """Digest of each media file by its path; empty for the only dataset of a run."""
     train: Sequence[Sample]
@@ -56,7 +57,7 @@ def join(datasets: Sequence[DatasetSplits]) -> tuple[tuple[Sample, ...], tuple[S
     return tuple(train), tuple(each for one in datasets for each in _prefixed(one, one.held_out)), left_out
 
 
-def cap_samples(samples: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
+def cap_samples(samples: Sequence[Sample], most: int | None, seed: int) -> Sequence[Sample]:
     """Return at most `most` samples in their order; samples about the same media are drawn together.
 
     Args:
@@ -65,20 +66,10 @@ def cap_samples(samples: Sequence[Sample], most: int | None, seed: int) -> tuple
         seed: Seed of the draw.
     """
     if most is None or len(samples) <= most:
-        return tuple(samples)
-    groups: dict[tuple[tuple[str, ...], ...], list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(media_of(sample), []).append(index)
-    members = list(groups.values())
-    shuffled = np.random.default_rng([seed, 0xCA9]).permutation(len(members))
-    drawn = [index for group in shuffled for index in members[group]]
-    return tuple(samples[index] for index in sorted(drawn[:most]))
-
-
-def media_of(sample: Sample) -> tuple[tuple[str, ...], ...]:
-    """Return a key that is equal for samples about the same media; text-only samples share none."""
-    media = (sample.image, sample.video, sample.audio)
-    return media if any(media) else ((sample.id,),)
+        return samples
+    groups = MediaGroups.of(np.arange(len(samples)), columns_of(samples).media)
+    drawn = groups.joined(np.random.default_rng([seed, 0xCA9]).permutation(len(groups)))
+    return take(samples, np.sort(drawn[:most]))
 
 
 def _digests(dataset: DatasetSplits, samples: Sequence[Sample]) -> set[str]:

@@ -69,6 +69,8 @@ class Listing(Generic[_Range, _Row]):
     ranges: tuple[_Range, ...]
     load: Callable[[_Range], Sequence[_Row]]
     """Return the rows of a range."""
+    content: Callable[[_Range], bytes] | None = None
+    """Return the content of a range; None if the rows are not stored in ranges."""
 
     def __iter__(self) -> Iterator[_Row]:
         """Yield all rows."""

@@ -117,7 +117,9 @@ def open_content(
             places=_nowhere,
         )
     splits = {
-        split: Listing(ranges=entry.ranges, load=partial(blobs.samples, split))
+        split: Listing(
+            ranges=entry.ranges, load=partial(blobs.samples, split), content=partial(blobs.content, split)
+        )
         for split, entry in sorted(manifest.splits.items())
     }
     return ContentReader(
@@ -152,8 +154,12 @@ class _Blobs:
 
     def samples(self, split: str, one: SampleRange) -> list[SampleLine]:
         """Return the samples of a range of a split."""
-        content = self._read(one.sha256, f"samples of split {split}")
+        content = self.content(split, one)
         return self._parsed(f"samples of split {split}", lambda: parse_samples(one, content))
+
+    def content(self, split: str, one: SampleRange) -> bytes:
+        """Return the content of a range of a split."""
+        return self._read(one.sha256, f"samples of split {split}")
 
     def files(self, one: FileRange) -> list[FileRow]:
         """Return the files of a range."""

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from llava_av.media.container import MediaError, open_media
+from llava_av.media.container import MediaError, audio_end_s, open_media
 from llava_av.media.decode import read_audio
-from llava_av.media.tracks import audio_stream, stated_end, time_zero
+from llava_av.media.tracks import audio_stream
 
-__all__ = ["audio_length"]
+__all__ = ["audio_length", "stated_length"]
 
 # Shorter audio is decoded, which costs little: headers are too coarse for a few milliseconds.
 _SHORT_S = 1.0
@@ -26,11 +26,23 @@ def audio_length(path: Path | str, *, sample_rate_hz: int, max_s: float) -> int:
         MediaError: There is no audio track, or a short one does not decode.
     """
     stated_s = _stated_s(Path(path))
-    if stated_s is None or stated_s < _SHORT_S:
-        start = read_audio(path, sample_rate_hz=sample_rate_hz, max_s=min(max_s, _SHORT_S))
-        if max_s <= _SHORT_S or len(start) < round(_SHORT_S * sample_rate_hz):
-            return len(start)
+    length = stated_length(stated_s, sample_rate_hz=sample_rate_hz, max_s=max_s)
+    if length is not None:
+        return length
+    start = read_audio(path, sample_rate_hz=sample_rate_hz, max_s=min(max_s, _SHORT_S))
+    if max_s <= _SHORT_S or len(start) < round(_SHORT_S * sample_rate_hz):
+        return len(start)
     return round((max_s if stated_s is None else min(max_s, stated_s + _SLACK_S)) * sample_rate_hz)
+
+
+def stated_length(end_s: float | None, *, sample_rate_hz: int, max_s: float) -> int | None:
+    """Return the upper bound of `audio_length` from `MediaInfo.audio_end_s`; None if the file must be read.
+
+    Other arguments as for `audio_length`.
+    """
+    if end_s is None or end_s < _SHORT_S:
+        return None
+    return round(min(max_s, end_s + _SLACK_S) * sample_rate_hz)
 
 
 def _stated_s(path: Path) -> float | None:
@@ -39,5 +51,4 @@ def _stated_s(path: Path) -> float | None:
         stream = audio_stream(container)
         if stream is None:
             raise MediaError(path, "has no audio track")
-        end = stated_end(stream)
-        return None if end is None else float(end - time_zero(container))
+        return audio_end_s(container, stream)

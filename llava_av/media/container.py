@@ -19,6 +19,7 @@ __all__ = [
     "MAX_RATE_HZ",
     "MediaError",
     "MediaInfo",
+    "audio_end_s",
     "describe",
     "open_media",
     "probe",
@@ -111,7 +112,14 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
         height=video.codec_context.height if video is not None else 0,
         has_audio=audio is not None,
         sample_rate_hz=audio.codec_context.sample_rate if audio is not None else None,
+        audio_end_s=audio_end_s(container, audio) if audio is not None else None,
     )
+
+
+def audio_end_s(container: InputContainer, audio: Any) -> float | None:
+    """Return the end of an audio track that the headers state, in seconds from the file's start, or None."""
+    end = stated_end(audio)
+    return None if end is None else float(end - time_zero(container))
 
 
 def _require_bounds(path: Path, video: Any | None, audio: Any | None) -> None:

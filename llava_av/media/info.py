@@ -7,7 +7,7 @@ from typing import Literal
 
 from llava_av.errors import UserError, printable
 
-CHECK_VERSION = 1
+CHECK_VERSION = 2
 """Number that is raised when `media.check` finds more or describes files differently."""
 
 
@@ -47,6 +47,8 @@ class MediaInfo:
     """True if there is an audio track, even a silent one."""
     sample_rate_hz: int | None
     """Native rate of the audio track, in samples per second; None without one."""
+    audio_end_s: float | None = None
+    """End of the audio track that the headers state, in seconds from the file's start; None if unknown."""
     is_animation: bool = False
     """True for an image format with several frames: a video whose first frame can serve as an image."""
 

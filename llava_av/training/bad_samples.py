@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import distributed
 
+from llava_av.datasets.sample_columns import take
 from llava_av.datasets.unfit import Unfit, log_unfit, require_few_unfit
 from llava_av.media.clip import SampleSize
 from llava_av.training.sample_sizes import SampleSizes
 
 if TYPE_CHECKING:
+    from llava_av.datasets.media_source import MediaSource
     from llava_av.datasets.schema import Sample
     from llava_av.model import LlavaAvProcessor
     from llava_av.recipe import Recipe
@@ -105,13 +106,13 @@ class BadSamples:
 
 def fit_samples(
     recipe: Recipe,
-    data: Path,
+    media: MediaSource,
     samples: Sequence[Sample],
     processor: LlavaAvProcessor,
     *,
     max_share: float,
     what: str = "samples",
-) -> tuple[tuple[Sample, ...], SampleSizes, BadSamples]:
+) -> tuple[Sequence[Sample], SampleSizes, BadSamples]:
     """Return the samples that the model can take, their sizes, and the others; all processes call this.
 
     Each process measures its share of the samples and all get the same result, so that the order of samples
@@ -119,7 +120,7 @@ def fit_samples(
 
     Args:
         recipe: The run's recipe.
-        data: Folder that media paths are relative to.
+        media: Media of the samples.
         samples: The whole train split, or the held-out samples of a measurement.
         processor: Processor of the model, which counts tokens.
         max_share: Largest allowed share of samples that do not fit; with 1, one that fits is enough.
@@ -134,7 +135,7 @@ def fit_samples(
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     share = -(-len(samples) // processes)
     own = measure_samples(
-        data,
+        media,
         samples[rank * share : (rank + 1) * share],
         recipe.media,
         processor,
@@ -145,4 +146,4 @@ def fit_samples(
     bad.add([one for one in own if isinstance(one, Unfit)])
     # No process has stopped early, as too many bad samples are an error.
     sizes = SampleSizes.of(one if isinstance(one, SampleSize) else None for one in own).gathered()
-    return tuple(itertools.compress(samples, sizes.are_fit())), sizes, bad
+    return take(samples, np.flatnonzero(sizes.are_fit())), sizes, bad

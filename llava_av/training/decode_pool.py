@@ -28,6 +28,7 @@ from llava_av.processes.lifeline import Lifeline, call_when_lifeline_ends
 from llava_av.processes.variables import count_variable
 
 if TYPE_CHECKING:
+    from llava_av.datasets.loading import LocatedSample
     from llava_av.datasets.schema import Sample
 
 __all__ = ["DECODE_WORKERS_VARIABLE", "DecodePool", "decode_workers", "decoding_processes"]
@@ -58,7 +59,7 @@ def decode_workers() -> int:
 
 
 @contextlib.contextmanager
-def decoding_processes(decode: Callable[[Sample], Clip]) -> Iterator[DecodePool | None]:
+def decoding_processes(decode: Callable[[Any], Clip]) -> Iterator[DecodePool | None]:
     """Provide `decode_workers` processes for a block; None if there are none."""
     workers = decode_workers()
     if not workers:
@@ -88,7 +89,7 @@ class DecodePool:
     ends.
 
     Args:
-        decode: Decodes the media of a sample; can be pickled.
+        decode: Decodes the media of what `submit` gets; can be pickled.
         workers: Number of processes.
         limit_s: Time limit for a clip in seconds.
         memory_bytes: Limit for the address space of a worker; only Linux enforces it.
@@ -96,7 +97,7 @@ class DecodePool:
 
     def __init__(
         self,
-        decode: Callable[[Sample], Clip],
+        decode: Callable[[Any], Clip],
         *,
         workers: int,
         limit_s: float = _LIMIT_S,
@@ -117,7 +118,7 @@ class DecodePool:
         self.clips_ahead = workers * _PER_WORKER
         """Number of clips that the processes should have been given."""
 
-    def submit(self, sample: Sample) -> Future[Any]:
+    def submit(self, sample: Sample | LocatedSample) -> Future[Any]:
         """Start to decode the clip of a sample, for `result`."""
         arguments = (self._decode, sample, self._folder.name)
         future: Future[Any] = self._pool.schedule(_decode_to_file, args=arguments, timeout=self._limit_s)
@@ -179,7 +180,7 @@ def _remove_if_orphaned(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _decode_to_file(decode: Callable[[Sample], Clip], sample: Sample, folder: str) -> _Decoded:
+def _decode_to_file(decode: Callable[[Any], Clip], sample: Sample | LocatedSample, folder: str) -> _Decoded:
     """Decode a clip in a worker, and write its arrays to a file."""
     clip = decode(sample)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:

@@ -14,12 +14,14 @@ from llava_av.provenance.environment import this_environment
 from llava_av.runs import StageResults, TrainedStage, TrainingResult, UnfitSample
 from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.finite_checks import NonFiniteError
-from llava_av.training.job_context import JobContext, fetch_datasets, open_job
+from llava_av.training.job_context import JobContext, open_job, read_datasets
+from llava_av.training.job_media import streamed_media
 from llava_av.training.loop import end_terminated
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.recording import count_start
-from llava_av.training.stage_training import FitSamples, SharedByStages, StageEnd, train_stage
+from llava_av.training.stage_samples import FitSamples
+from llava_av.training.stage_training import SharedByStages, StageEnd, train_stage
 from llava_av.training.stages import finished_stages, indices_to_train
 
 __all__ = ["train"]
@@ -65,11 +67,13 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         index = whole.schedule.named(only).index
         _LOG.info("stage %s is already trained: %s", only, finished[index].checkpoint.uri)
         return
-    datasets = fetch_datasets(job)
+    datasets = read_datasets(job)
     with contextlib.ExitStack() as block:
+        media = block.enter_context(streamed_media(job, datasets))
         shared = SharedByStages(
             datasets=datasets,
-            fit=FitSamples(job, datasets),
+            media=media,
+            fit=FitSamples(job, datasets, media),
             exported=exported,
             phases=phases,
             profiler=StepProfiler.from_env(

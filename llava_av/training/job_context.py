@@ -11,23 +11,35 @@ from torch import distributed
 from transformers.utils.logging import disable_progress_bar
 
 from llava_av.checkpoints import base_folder, fetch_base, read_base_config
-from llava_av.datasets.checkout import checkout, read_split
-from llava_av.datasets.commits import read_commit
+from llava_av.datasets.commits import Commit, read_commit
+from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.mix import DatasetSplits, cap_samples, join
+from llava_av.datasets.sample_table import sample_table
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.plurals import count_of
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe, media_differences
-from llava_av.runs import DatasetName, Run, RunRequest, TrainedStage
+from llava_av.runs import Run, RunRequest, TrainedStage
 from llava_av.storage import ObjectStore
 from llava_av.training.engines import reads_weights, start_processes
 from llava_av.training.fresh_start import deferred_fresh_model, has_several_local_processes
 from llava_av.training.stages import JobStage
 
-__all__ = ["Datasets", "JobContext", "TrainingData", "fetch_datasets", "load_model", "open_job"]
+__all__ = [
+    "Datasets",
+    "JobContext",
+    "TrainingData",
+    "load_model",
+    "mixed_folder",
+    "open_job",
+    "read_datasets",
+]
 
 _LOG = logging.getLogger(__name__)
+
+CACHE = "cache"
+"""Folder below the working folder that the processes of a node share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +92,11 @@ def open_job(run: str, work: Path) -> JobContext:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Samples of a run's datasets, with local copies of their media."""
+    """Samples of a run's datasets."""
 
-    root: Path
-    """Folder that media paths are relative to."""
-    train: tuple[Sample, ...]
+    train: Sequence[Sample]
     """Training samples of all datasets."""
-    held_out: tuple[Sample, ...]
+    held_out: Sequence[Sample]
     """Held-out samples of all datasets."""
     left_out: Mapping[str, int]
     """Number of training samples left out of each of several datasets: another one holds out their media."""
@@ -106,9 +116,9 @@ class TrainingData:
 class Datasets:
     """All samples of a run's datasets, from which each stage selects."""
 
-    root: Path
-    """Folder of the local copies of all datasets."""
+    commits: tuple[Commit, ...]
     splits: tuple[DatasetSplits, ...]
+    """Samples of each commit."""
 
     def select(self, recipe: Recipe) -> TrainingData:
         """Return the samples that the recipe of a stage selects.
@@ -121,34 +131,39 @@ class Datasets:
         capped = [_capped(one, recipe) for one in self.splits]
         if len(capped) == 1:
             [one] = capped
-            return TrainingData(
-                root=self.root / one.folder, train=tuple(one.train), held_out=tuple(one.held_out), left_out={}
-            )
+            return TrainingData(train=one.train, held_out=one.held_out, left_out={})
         train, held_out, left_out = join(capped)
-        return TrainingData(root=self.root, train=train, held_out=held_out, left_out=left_out)
+        return TrainingData(train=train, held_out=held_out, left_out=left_out)
 
 
-def fetch_datasets(job: JobContext) -> Datasets:
-    """Return the run's datasets; one process of each node makes verified local copies."""
-    root = job.work / "data"
-    splits = tuple(_fetch_splits(job, named, root) for named in job.request.datasets)
-    return Datasets(root=root, splits=splits)
+def read_datasets(job: JobContext) -> Datasets:
+    """Return the samples of the run's datasets, without their media."""
+    store, names = job.run.store, job.request.datasets
+    commits = tuple(read_commit(store, named.name, named.commit) for named in names)
+    folder = job.work / CACHE / "samples"
+    splits = tuple(_read_splits(store, commit, folder, is_mixed=len(names) > 1) for commit in commits)
+    return Datasets(commits=commits, splits=splits)
 
 
-def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSplits:
-    commit = read_commit(job.run.store, named.name, named.commit)
-    lists = tuple(split for split in ("train", "held_out") if split in commit.manifest.splits)
-    # Media of held-out samples are read only to measure their loss, in all stages or in none.
-    splits = lists if job.request.recipe.training.validation_interval is not None else ("train",)
-    folder = checkout(job.run.store, commit, root / commit.id[:16], splits, lists=lists)
-    is_mixed = len(job.request.datasets) > 1
+def _read_splits(store: ObjectStore, commit: Commit, folder: Path, *, is_mixed: bool) -> DatasetSplits:
+    def read(split: str) -> Sequence[Sample]:
+        return sample_table(store, commit, split, folder) if found[split].samples else ()
+
+    found = commit.manifest.splits
+    if "train" not in found:
+        raise CommitError(f"commit {commit.id} has no split train; it has {', '.join(found)}")
     return DatasetSplits(
         name=commit.name,
-        folder=folder.name,
-        digests={row.path: row.sha256 for row in commit.reader(job.run.store).files} if is_mixed else {},
-        train=read_split(folder, "train"),
-        held_out=read_split(folder, "held_out") if "held_out" in commit.manifest.splits else (),
+        folder=mixed_folder(commit) if is_mixed else "",
+        digests={row.path: row.sha256 for row in commit.reader(store).files} if is_mixed else {},
+        train=read("train"),
+        held_out=read("held_out") if "held_out" in found else (),
     )
+
+
+def mixed_folder(commit: Commit) -> str:
+    """Return the folder that precedes the media paths of a commit in a run of several."""
+    return commit.id[:16]
 
 
 def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:
@@ -157,7 +172,7 @@ def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:
 
 
 def load_model(
-    job: JobContext, samples: tuple[Sample, ...]
+    job: JobContext, samples: Sequence[Sample]
 ) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Return the base model, which one process of each node fetches, or a fresh model."""
     recipe = job.recipe
@@ -179,5 +194,5 @@ def load_model(
     return base_model(recipe, folder, defer=defers)
 
 
-def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:
+def _texts(samples: Sequence[Sample]) -> Iterator[str]:
     return (turn.value for sample in samples for turn in sample.conversations)

@@ -22,10 +22,12 @@ from llava_av.model.batch_layout import BatchLayout
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.training.encoded_cache import EncodedCache, UnfitSampleError
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches
+from llava_av.training.step_meter import StepMeter
 
 if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
     from llava_av.recipe import TrainingRecipe
+    from llava_av.training.media_stream import MediaStream
     from llava_av.training.order import SampleOrder
 
 __all__ = ["LoadedBatch", "Loader", "MicroBatch", "collate_rows"]
@@ -75,10 +77,12 @@ class Loader:
 
     Args:
         samples: All training samples.
-        costs: Cost of each sample, from which all processes compute the same micro-batches.
+        costs: Cost of each sample, from which all processes compute the same micro-batches, or the meter that
+            returns those of a step.
         processor: Collates encoded samples.
         cache: Decodes and encodes samples.
         order: Indices of the samples of each step.
+        stream: Fetches the media of the next steps; None if they are at hand.
         rank: Rank of this process.
         processes: Number of processes.
         recipe: Sizes of rows and micro-batches.
@@ -87,7 +91,7 @@ class Loader:
     def __init__(
         self,
         samples: Sequence[Sample],
-        costs: Sequence[SampleCost],
+        costs: Sequence[SampleCost] | StepMeter,
         processor: LlavaAvProcessor,
         cache: EncodedCache,
         order: SampleOrder,
@@ -95,6 +99,7 @@ class Loader:
         *,
         rank: int,
         processes: int,
+        stream: MediaStream | None = None,
     ) -> None:
         self._samples = samples
         self._costs = costs
@@ -104,7 +109,9 @@ class Loader:
         self._recipe = recipe
         self._rank = rank
         self._processes = processes
+        self._stream = stream
         self._planned: dict[int, list[list[int]]] = {}
+        self._unfit: dict[int, list[Unfit]] = {}
         self._announced = 0
 
     def batches(self, steps: range) -> Iterator[LoadedBatch]:
@@ -123,7 +130,7 @@ class Loader:
     def load(self, step: int) -> LoadedBatch:
         """Decode, encode and collate this process's samples of a step."""
         planned = self._planned.pop(step, None) or self._plan(step)
-        failed: list[Unfit] = []
+        failed = self._unfit.pop(step, [])
         loaded = [self._micro_batch(indices, failed) for indices in planned]
         return LoadedBatch(step=step, micro_batches=tuple(loaded), failed=tuple(failed))
 
@@ -131,20 +138,42 @@ class Loader:
         """Load a step once the clips of the next ones are announced."""
         while self._announced < min(step + 1 + _STEPS_AHEAD, stop):
             planned = self._planned[self._announced] = self._plan(self._announced)
-            self._cache.expect(self._samples[index] for indices in planned for index in indices)
+            expected = [index for indices in planned for index in indices]
+            if self._stream is not None:
+                uses = self._order.next_uses(self._announced)
+                self._stream.expect(
+                    self._announced, ((self._samples[index], uses[index]) for index in expected)
+                )
+            self._cache.expect(self._samples[index] for index in expected)
             self._announced += 1
-        return self.load(step)
+        batch = self.load(step)
+        if self._stream is not None:
+            self._stream.finish(step)
+        return batch
 
     def _plan(self, step: int) -> list[list[int]]:
         """Return the indices of this process's samples in each of its micro-batches of a step."""
-        indices = self._order.step(step)
+        indices, costs = self._fit(step)
+        if not costs:
+            return [[]]
         plan = plan_micro_batches(
-            [self._costs[index] for index in indices],
+            costs,
             processes=self._processes,
             pack_length=self._recipe.pack_length,
             micro_batch_tokens=self._recipe.micro_batch_tokens,
         )
         return [[indices[place] for row in rows for place in row] for rows in plan[self._rank]]
+
+    def _fit(self, step: int) -> tuple[list[int], list[SampleCost]]:
+        """Return the samples of a step that the model can take, and their costs."""
+        indices = self._order.step(step)
+        if not isinstance(self._costs, StepMeter):
+            return indices, [self._costs[index] for index in indices]
+        found = list(zip(indices, self._costs.costs(indices), strict=True))
+        if self._rank == 0:
+            self._unfit[step] = [cost for _, cost in found if isinstance(cost, Unfit)]
+        fit = [(index, cost) for index, cost in found if isinstance(cost, SampleCost)]
+        return [index for index, _ in fit], [cost for _, cost in fit]
 
     def _micro_batch(self, indices: Sequence[int], failed: list[Unfit]) -> MicroBatch:
         chosen: list[tuple[Sample, Encoded, Clip]] = []

@@ -9,7 +9,7 @@ from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.runs import Run
 from llava_av.training.engines import FrozenFragment, compute_dtype
 from llava_av.training.engines.interface import persistent_buffers
-from llava_av.training.job_context import JobContext, fetch_datasets, load_model
+from llava_av.training.job_context import JobContext, load_model, read_datasets
 from llava_av.training.model_folder import write_model_folder
 from llava_av.training.safe_loading import loading_from
 from llava_av.training.sharded_state import frozen_checksums
@@ -33,7 +33,7 @@ def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
     manifest, request = read_manifest(run.store, uri), run.request()
     stage = stage_of_checkpoint(request.recipe, run, manifest.step)
     job = JobContext(run=run, request=request, stage=stage, work=work, rank=0, processes=1)
-    model, processor = load_model(job, fetch_datasets(job).select(job.recipe).train)
+    model, processor = load_model(job, read_datasets(job).select(job.recipe).train)
     if state_root(manifest.files, manifest.data_position) != manifest.digest:
         raise CheckpointError(
             f"checkpoint {uri}: its state does not have the digest {manifest.digest[:12]} of its manifest: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from llava_av.media.clip import SampleSize
@@ -13,45 +13,45 @@ from llava_av.vocabulary import PART_NAMES, PartName
 if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
 
-__all__ = ["sample_costs"]
+__all__ = ["CostEstimate"]
 
 _LANGUAGE: tuple[PartName, ...] = ("language", "embeddings")
 
 
-def sample_costs(
-    flops: ModelFlops | None,
-    samples: Sequence[Sample],
-    sizes: Iterable[SampleSize],
-    *,
-    trained: Mapping[PartName, float],
-    recomputed: Collection[str] = (),
-) -> list[SampleCost]:
-    """Return the estimated cost of each sample.
+class CostEstimate:
+    """Estimate of the cost of samples.
 
     Args:
         flops: Operations of the model's forward pass; None if they cannot be counted: the cost of a sample is
             then its number of tokens.
-        samples: Samples of a dataset.
-        sizes: Their sizes.
         trained: Share of trained weights by part.
         recomputed: Parts whose activations are recomputed in the backward pass.
     """
-    passes = _passes(trained, recomputed)
-    return [_cost(flops, passes, sample, size) for sample, size in zip(samples, sizes, strict=True)]
 
+    def __init__(
+        self,
+        flops: ModelFlops | None,
+        *,
+        trained: Mapping[PartName, float],
+        recomputed: Collection[str] = (),
+    ) -> None:
+        self._flops, self._passes = flops, _passes(trained, recomputed)
 
-def _cost(
-    flops: ModelFlops | None, passes: Mapping[PartName, float], sample: Sample, size: SampleSize
-) -> SampleCost:
-    language, towers = float(size.tokens), 0.0
-    if flops is not None:
-        counts = BatchCounts(
-            tokens=(size.tokens,), labelled=0, frames=size.frames, tiles=size.image_tiles, audios=size.audios
-        )
-        costs = {part: passes[part] * cost for part, cost in flops.forward(counts).items()}
-        language = sum(costs.pop(part) for part in _LANGUAGE)
-        towers = sum(costs.values())
-    return SampleCost(tokens=size.tokens, language=language, towers=towers, media=sample.media_key)
+    def of(self, sample: Sample, size: SampleSize) -> SampleCost:
+        """Return the estimated cost of a sample of some size."""
+        language, towers = float(size.tokens), 0.0
+        if self._flops is not None:
+            counts = BatchCounts(
+                tokens=(size.tokens,),
+                labelled=0,
+                frames=size.frames,
+                tiles=size.image_tiles,
+                audios=size.audios,
+            )
+            costs = {part: self._passes[part] * cost for part, cost in self._flops.forward(counts).items()}
+            language = sum(costs.pop(part) for part in _LANGUAGE)
+            towers = sum(costs.values())
+        return SampleCost(tokens=size.tokens, language=language, towers=towers, media=sample.media_key)
 
 
 def _passes(trained: Mapping[PartName, float], recomputed: Collection[str]) -> dict[PartName, float]:

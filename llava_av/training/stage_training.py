@@ -3,96 +3,55 @@
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from llava_av.checkpoints import CheckpointRef, base_digest
-from llava_av.datasets.loading import load_clip
+from llava_av.datasets.loading import load_from
+from llava_av.datasets.measuring import measure_samples
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import SampleSize
-from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
-from llava_av.plurals import listed
 from llava_av.processes.termination import Termination, deferring_sigterm
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import BestCheckpoint, MixShare, TrainedCheckpoint, TrainedStage
 from llava_av.tracking.prometheus import TrainingMetrics
-from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.collective import largest_of_processes
-from llava_av.training.decode_pool import decoding_processes
 from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Engine, build_engine, move_to
 from llava_av.training.fresh_start import forget_fresh_weights
 from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
 from llava_av.training.loader import Loader
 from llava_av.training.loop import run_steps
-from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.media_stream import MediaStream, streamed_decoding
+from llava_av.training.mix import MixReport, mix_weights, warn_of_undrawn
 from llava_av.training.model_flops import count_flops, trained_shares
-from llava_av.training.order import SampleOrder, absent_warmup_kinds, undrawn_datasets
+from llava_av.training.order import SampleOrder
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import TrackedJournal, track
-from llava_av.training.sample_costs import sample_costs
-from llava_av.training.sample_sizes import SampleSizes
+from llava_av.training.row_filling import SampleCost
+from llava_av.training.sample_costs import CostEstimate
 from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
+from llava_av.training.stage_samples import FitSamples
+from llava_av.training.stages import require_later_stages
+from llava_av.training.step_meter import StepMeter
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 from llava_av.training.validation import build_validator
 
-__all__ = ["FitSamples", "SharedByStages", "StageEnd", "train_stage"]
+__all__ = ["SharedByStages", "StageEnd", "train_stage"]
 
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
-_MAX_NAMED = 20
-
-
-class FitSamples:
-    """Samples of all stages that the model can take, measured once; all processes call the methods together.
-
-    Args:
-        job: The job.
-        datasets: All samples of the run's datasets.
-    """
-
-    def __init__(self, job: JobContext, datasets: Datasets) -> None:
-        self._job = job
-        self._datasets = datasets
-        self._fit: tuple[Sample, ...] = ()
-        self._sizes: SampleSizes | None = None
-        self.bad: BadSamples
-
-    def select(
-        self, samples: Sequence[Sample], processor: LlavaAvProcessor
-    ) -> tuple[tuple[Sample, ...], Iterable[SampleSize]]:
-        """Return those of a stage's samples that the model can take, and their sizes.
-
-        Raises:
-            UnfitSamplesError: More samples of all stages are unfit than `data.max_bad_share` allows.
-        """
-        if self._sizes is None:
-            self._sizes = self._measure(processor)
-        if len(self._job.request.recipe.schedule.spans) == 1:
-            return self._fit, self._sizes
-        chosen = {sample.id for sample in samples}
-        sizes = zip(self._fit, self._sizes, strict=True)
-        by_id = {sample.id: size for sample, size in sizes if sample.id in chosen}
-        fit = tuple(sample for sample in samples if sample.id in by_id)
-        return fit, [by_id[sample.id] for sample in fit]
-
-    def _measure(self, processor: LlavaAvProcessor) -> SampleSizes:
-        recipe = self._job.request.recipe
-        selected = [self._datasets.select(recipe.of_stage(span.index)) for span in recipe.schedule.spans]
-        every = tuple({sample.id: sample for one in selected for sample in one.train}.values())
-        share = recipe.data.max_bad_share
-        self._fit, sizes, self.bad = fit_samples(recipe, selected[0].root, every, processor, max_share=share)
-        return sizes
 
 
 @dataclass(kw_only=True)
@@ -100,6 +59,7 @@ class SharedByStages:
     """State that all stages of a job share."""
 
     datasets: Datasets
+    media: MediaStream
     fit: FitSamples
     exported: TrainingMetrics
     phases: Phases
@@ -195,11 +155,14 @@ class _StageTraining:
     def __init__(self, job: JobContext, shared: SharedByStages, data: TrainingData) -> None:
         self._job, self._shared, self._data = job, shared, data
         self._model, self._processor = model, processor = load_model(job, data.train)
-        self._samples, self._sizes = shared.fit.select(data.train, processor)
+        if shared.tracked is None:
+            require_later_stages(job.request.recipe, job.stage.span.index, model.config)
+        self._samples, sizes = shared.fit.select(data.train, processor)
         self._device = _prepare(model, job.recipe.training)
         # Counted first, because an engine may shard the weights.
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._flops, self._trained = count_flops(model.config), trained_shares(model)
+        self._costs = self._estimated(sizes)
         self._weights = mix_weights(job.recipe, self._samples)
         self._new_order = job.stage.new_order(self._samples, self._weights)
         self._engine: Engine = build_engine(model, job.recipe)
@@ -223,8 +186,10 @@ class _StageTraining:
         span = job.stage.span
         steps = range(resumed.step if resumed else span.first, span.end)
         if job.is_rank_zero:
-            _warn_of_undrawn(self._samples, recipe.training, self._weights)
-        validator = build_validator(job, self._engine, self._processor, self._data, self._device)
+            warn_of_undrawn(self._samples, recipe.training, self._weights)
+        validator = build_validator(
+            job, self._engine, self._processor, self._data, shared.media, self._device
+        )
         tracked = shared.track(job, steps.start)
         warmup_end = span.first + recipe.training.warmup_kind_steps
         tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order), warmup_end)
@@ -265,6 +230,8 @@ class _StageTraining:
         """Release engine and process groups."""
         self._engine.close()
         self._trainer.close()
+        if isinstance(self._costs, StepMeter):
+            self._costs.close()
         self._checkpointer.close()
 
     def _restore(self) -> CheckpointRef | None:
@@ -282,27 +249,42 @@ class _StageTraining:
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[EncodedCache]:
         """Yield the cache of clips, which processes decode if there are cores for them."""
-        media, resizing = self._job.recipe.media, self._processor.image_resizing()
-        load = partial(load_clip, self._data.root, media=media, resizing=resizing)
-        with decoding_processes(load) as processes:
+        stream, recipe = self._shared.media, self._job.recipe.media
+        resizing = self._processor.image_resizing()
+        load = partial(load_from, stream, recipe=recipe, resizing=resizing)
+        with streamed_decoding(stream, recipe, resizing) as processes:
             yield EncodedCache(self._processor, load, max_bytes=_CACHE_BYTES, processes=processes)
 
     def _loader(self, cache: EncodedCache) -> Loader:
         job, recipe = self._job, self._job.recipe
-        recomputed = recipe.training.activation_checkpointing
-        costs = sample_costs(
-            self._flops, self._samples, self._sizes, trained=self._trained, recomputed=recomputed
-        )
         return Loader(
             self._samples,
-            costs,
+            self._costs,
             self._processor,
             cache,
             self._new_order(),
             recipe.training,
             rank=job.rank,
             processes=job.processes,
+            stream=self._shared.media,
         )
+
+    def _estimated(self, sizes: Iterable[SampleSize] | None) -> Sequence[SampleCost] | StepMeter:
+        """Return the costs of the samples from their sizes, or a meter if these are not known yet."""
+        recipe = self._job.recipe
+        estimate = CostEstimate(
+            self._flops, trained=self._trained, recomputed=recipe.training.activation_checkpointing
+        )
+        if sizes is not None:
+            return [estimate.of(sample, size) for sample, size in zip(self._samples, sizes, strict=True)]
+        measure = partial(
+            measure_samples,
+            self._shared.media.with_headers,
+            media=recipe.media,
+            processor=self._processor,
+            row_tokens=recipe.training.pack_length,
+        )
+        return StepMeter(self._samples, measure, estimate)
 
 
 def _samples_by_step(
@@ -324,24 +306,3 @@ def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -
         )
     recompute_activations(model, training.activation_checkpointing)
     return device
-
-
-def _warn_of_undrawn(
-    samples: Sequence[Sample], training: TrainingRecipe, weights: Mapping[str, float]
-) -> None:
-    """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
-    if absent := absent_warmup_kinds(samples, training):
-        kinds = sorted({sample.kind for sample in samples})
-        _LOG.warning(
-            "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
-            "the samples' kinds are %s",
-            ", ".join(absent),
-            listed(kinds, _MAX_NAMED),
-        )
-    if undrawn := undrawn_datasets(samples, weights):
-        _LOG.warning(
-            "data.mix: the weight of %s gives none of the %d samples of an epoch, so it is not trained on: "
-            "raise the weight, or remove the dataset",
-            ", ".join(undrawn),
-            len(samples),
-        )

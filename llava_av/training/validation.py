@@ -18,7 +18,8 @@ import torch
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule
 
-from llava_av.datasets.loading import load_clip
+from llava_av.datasets.loading import load_from
+from llava_av.datasets.media_source import MediaSource
 from llava_av.datasets.schema import Sample
 from llava_av.errors import printable
 from llava_av.media.clip import Clip
@@ -135,7 +136,12 @@ class Validator:
 
 
 def build_validator(
-    job: JobContext, engine: Engine, processor: LlavaAvProcessor, data: TrainingData, device: torch.device
+    job: JobContext,
+    engine: Engine,
+    processor: LlavaAvProcessor,
+    data: TrainingData,
+    media: MediaSource,
+    device: torch.device,
 ) -> Validator | None:
     """Return the validator, or None if the recipe has no `validation_interval`.
 
@@ -148,6 +154,7 @@ def build_validator(
         engine: Engine with the model.
         processor: Processor of the model.
         data: Samples of the datasets.
+        media: Media of the samples.
         device: Device of the model.
 
     Raises:
@@ -162,11 +169,11 @@ def build_validator(
     most = recipe.training.validation_samples
     chosen = [sample for own in by_dataset.values() for sample in _choose(own, most, recipe.seed)]
     named = "held-out samples of training.validation_samples"
-    samples, _, _ = fit_samples(recipe, data.root, chosen, processor, max_share=1.0, what=named)
+    samples, _, _ = fit_samples(recipe, media, chosen, processor, max_share=1.0, what=named)
     bad, drawn = len(chosen) - len(samples), len(chosen)
     if bad and job.is_rank_zero:
         _LOG.warning("%d of %d %s (%.0f %%) do not fit the model", bad, drawn, named, 100 * bad / drawn)
-    load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
+    load = partial(load_from, media, recipe=recipe.media, resizing=processor.image_resizing())
     return Validator(engine, processor, load, samples, recipe, device)
 
 

@@ -64,7 +64,7 @@ def test_a_cap_draws_samples_about_the_same_media_together() -> None:
     assert list(drawn) == sorted(drawn, key=lambda one: int(one.id))
     assert cap_samples(samples, 12, 0) == drawn
     assert cap_samples(samples, 12, 1) != drawn
-    assert cap_samples(samples, None, 0) == cap_samples(samples, 40, 0) == tuple(samples)
+    assert cap_samples(samples, None, 0) == cap_samples(samples, 40, 0) == samples
 
 
 @pytest.mark.parametrize(

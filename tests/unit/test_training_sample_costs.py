@@ -5,7 +5,7 @@ import pytest
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import SampleSize
 from llava_av.training.model_flops import BatchCounts, ModelFlops, trained_shares
-from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_costs import CostEstimate
 from tests.model_samples import tiny_model
 
 SIZE = SampleSize(tokens=40, frames=(4,), audios=(16_000,))
@@ -21,7 +21,8 @@ def test_costs_are_the_operations_of_forward_and_backward() -> None:
     flops = ModelFlops(model.config)
     two, text = sample(0, video="a.mp4"), sample(1)
     trained = trained_shares(model)
-    costs = sample_costs(flops, [two, two, text], [SIZE, SIZE, SampleSize(tokens=40)], trained=trained)
+    estimate = CostEstimate(flops, trained=trained)
+    costs = [estimate.of(two, SIZE), estimate.of(two, SIZE), estimate.of(text, SampleSize(tokens=40))]
     counts = BatchCounts(tokens=(40,), labelled=0, frames=SIZE.frames, audios=SIZE.audios)
     assert costs[0].language + costs[0].towers == pytest.approx(flops.training(counts, trained), rel=0.02)
     assert costs[0] == costs[1]
@@ -34,10 +35,9 @@ def test_frozen_towers_have_no_backward_pass_and_the_language_model_has() -> Non
     flops = ModelFlops(model.config)
     frames = SampleSize(tokens=40, frames=(4,))
     trained = trained_shares(model)
-    (frozen,) = sample_costs(flops, [sample(0, video="a.mp4")], [frames], trained=trained)
-    (again,) = sample_costs(
-        flops, [sample(0, video="a.mp4")], [frames], trained=trained, recomputed=["language", "vision_tower"]
-    )
+    parts = ["language", "vision_tower"]
+    frozen = CostEstimate(flops, trained=trained).of(sample(0, video="a.mp4"), frames)
+    again = CostEstimate(flops, trained=trained, recomputed=parts).of(sample(0, video="a.mp4"), frames)
     forward = flops.forward(BatchCounts(tokens=(40,), labelled=0, frames=(4,)))
     assert frozen.language == 2 * forward["language"]
     assert frozen.towers == forward["vision_tower"] + 3 * forward["vision_connector"]
@@ -46,5 +46,5 @@ def test_frozen_towers_have_no_backward_pass_and_the_language_model_has() -> Non
 
 
 def test_tokens_are_the_cost_if_operations_cannot_be_counted() -> None:
-    (cost,) = sample_costs(None, [sample(0, video="a.mp4")], [SIZE], trained={})
+    cost = CostEstimate(None, trained={}).of(sample(0, video="a.mp4"), SIZE)
     assert (cost.language, cost.towers) == (40, 0)

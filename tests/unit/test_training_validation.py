@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import distributed
 
+from llava_av.datasets.media_source import FolderMedia
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import UnfitSamplesError
 from llava_av.runs import Run, RunRequest
@@ -41,8 +42,10 @@ def built(folder: Path, *held_out: Sample) -> Validator | None:
     stage = JobStage.at(request.recipe, 0, ())
     job = JobContext(run=run, request=request, stage=stage, work=folder, rank=0, processes=1)
     model, processor = tiny_model()
-    data = TrainingData(root=folder, train=(), held_out=held_out, left_out={})
-    return build_validator(job, TorchEngine(model, recipe), processor, data, torch.device("cpu"))
+    data = TrainingData(train=(), held_out=held_out, left_out={})
+    return build_validator(
+        job, TorchEngine(model, recipe), processor, data, FolderMedia(folder), torch.device("cpu")
+    )
 
 
 def test_one_of_few_drawn_samples_is_left_out_with_a_warning(

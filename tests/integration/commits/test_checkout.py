@@ -50,23 +50,6 @@ def test_a_second_checkout_fetches_only_what_is_missing(store: ObjectStore, tmp_
     assert tree(out) == tree(checkout(store, made, tmp_path / "fresh"))
 
 
-def test_the_list_of_a_split_is_copied_without_its_media(store: ObjectStore, tmp_path: Path) -> None:
-    splits = make(tmp_path / "in")
-    made = commit(store, tmp_path / "in", splits)
-    out = checkout(store, made, tmp_path / "out", ["train"], lists=["held_out"])
-    assert read_split(out, "held_out") == splits["held_out"]
-    media = {name for name in tree(out) if name.startswith("clips/")}
-    assert media == {one.video[0] for one in splits["train"]}
-    calls: list[tuple[int, int]] = []
-    progress = lambda done, total: calls.append((done, total))  # noqa: E731
-    checkout(store, made, out, ["train"], lists=["held_out"], progress=progress)
-    assert calls == []
-    checkout(store, made, out, ["held_out"], progress=progress)
-    assert calls[-1] == (2, 2)
-    with pytest.raises(CommitError, match="no split test"):
-        checkout(store, made, out, ["train"], lists=["test"])
-
-
 def test_checkout_replaces_another_commit_and_leaves_nothing_of_it(
     store: ObjectStore, tmp_path: Path
 ) -> None:

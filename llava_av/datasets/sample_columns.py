@@ -1,0 +1,130 @@
+"""Columns of many samples, from which order and shares are computed without the samples themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from llava_av.datasets.schema import Sample
+
+__all__ = ["MediaGroups", "NamedColumn", "SampleColumns", "columns_of", "take"]
+
+_Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class NamedColumn:
+    """A column with few values."""
+
+    names: tuple[str, ...]
+    """Values, each of which has a row."""
+    numbers: npt.NDArray[np.integer]
+    """Place of each row's value in `names`."""
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> NamedColumn:
+        """Return the column with some values."""
+        names: dict[str, int] = {}
+        numbers = np.array([names.setdefault(value, len(names)) for value in values], np.int64)
+        return cls(tuple(names), numbers)
+
+    def are_any(self, names: Collection[str]) -> npt.NDArray[np.bool_]:
+        """Check for each row whether its value is one of some values."""
+        return np.isin(self.numbers, [number for number, name in enumerate(self.names) if name in names])
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> NamedColumn:
+        """Return the column of some rows."""
+        used, numbers = np.unique(self.numbers[rows], return_inverse=True)
+        return NamedColumn(tuple(self.names[number] for number in used.tolist()), numbers)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each value."""
+        found = np.bincount(self.numbers, minlength=len(self.names)).tolist()
+        return dict(zip(self.names, found, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class SampleColumns:
+    """Properties of many samples that their order depends on."""
+
+    media: _Integers
+    """Number of each sample's media, equal for samples about the same media; text-only samples share none."""
+    kinds: NamedColumn
+    datasets: NamedColumn
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> SampleColumns:
+        """Return the columns of some samples."""
+        return SampleColumns(self.media[rows], self.kinds.of_rows(rows), self.datasets.of_rows(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class MediaGroups:
+    """Groups of samples."""
+
+    members: _Integers
+    """Samples, group by group."""
+    starts: _Integers
+    """Place of the first member of each group."""
+
+    @classmethod
+    def of(cls, chosen: _Integers, media: _Integers) -> MediaGroups:
+        """Group samples by their media, in the order of the first sample about each."""
+        # The first place of each number; earlier places overwrite later ones.
+        first = np.zeros(int(media.max(initial=-1)) + 1, np.int64)
+        first[media[::-1]] = np.arange(len(media))[::-1]
+        by_group = np.argsort(first[media], kind="stable")
+        return cls.of_runs(chosen[by_group], media[by_group])
+
+    @classmethod
+    def of_runs(cls, chosen: _Integers, media: _Integers) -> MediaGroups:
+        """Group adjacent samples about the same media."""
+        return cls(chosen, np.flatnonzero(np.diff(media, prepend=-1)))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def joined(self, order: _Integers) -> _Integers:
+        """Return the members of all groups, in the order of these groups."""
+        lengths = np.diff(self.starts, append=len(self.members))[order]
+        ends = np.cumsum(lengths)
+        places: _Integers = np.repeat(self.starts[order] - ends + lengths, lengths) + np.arange(ends[-1])
+        return self.members[places]
+
+
+@runtime_checkable
+class _Table(Protocol):
+    """Samples whose columns are known, such as `llava_av.datasets.sample_table.SampleTable`."""
+
+    columns: SampleColumns
+
+    def select(self, places: _Integers) -> Sequence[Sample]: ...
+
+
+def columns_of(samples: Sequence[Sample]) -> SampleColumns:
+    """Return the columns of some samples."""
+    if isinstance(samples, _Table):
+        return samples.columns
+    numbers: dict[Hashable, int] = {}
+    media = np.array([numbers.setdefault(_media_of(one), len(numbers)) for one in samples], np.int64)
+    return SampleColumns(
+        media=media,
+        kinds=NamedColumn.of(one.kind for one in samples),
+        datasets=NamedColumn.of(one.dataset for one in samples),
+    )
+
+
+def take(samples: Sequence[Sample], places: _Integers) -> Sequence[Sample]:
+    """Return the samples at some places."""
+    if isinstance(samples, _Table):
+        return samples.select(places)
+    return tuple(samples[place] for place in places.tolist())
+
+
+def _media_of(sample: Sample) -> tuple[tuple[str, ...], ...]:
+    """Return a key that is equal for samples about the same media; text-only samples share none."""
+    media = (sample.image, sample.video, sample.audio)
+    return media if any(media) else ((sample.id,),)
