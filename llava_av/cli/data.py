@@ -1,7 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
 The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`,
-`data_export` and `data_statistics`.
+`data_export`, `data_statistics`, `data_view` and `data_derive`.
 """
 
 import logging
@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_checks, data_copies, data_export, data_history, data_statistics
+from llava_av.cli import (
+    data_checks,
+    data_copies,
+    data_derive,
+    data_export,
+    data_history,
+    data_statistics,
+    data_view,
+)
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
+    AuthorOption,
     Check,
     DatasetName,
     HeldOutShare,
     MaxBadShare,
+    MessageOption,
     Rehash,
     pending_text,
     print_json,
@@ -54,12 +64,8 @@ def commit(
     held_out_share: HeldOutShare = 0.1,
     max_bad_share: MaxBadShare = 0.05,
     allow_shared_media: AllowSharedMedia = False,
-    message: Annotated[
-        str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
-    ] = "",
-    author: Annotated[
-        str, typer.Option(help="Author for the history (default: git's user, else this user).")
-    ] = "",
+    message: MessageOption = "",
+    author: AuthorOption = "",
     rebase: Annotated[
         bool,
         typer.Option("--rebase", help="If another writer commits meanwhile, keep the changes of both."),
@@ -187,5 +193,8 @@ app.command()(data_copies.tag)
 app.command()(data_copies.checkout)
 app.command()(data_export.export)
 app.command()(data_statistics.stats)
+app.command()(data_view.view)
+app.command()(data_derive.merge)
+app.command("filter")(data_derive.filter_)
 app.command()(data_checks.verify)
 app.command()(data_checks.gc)

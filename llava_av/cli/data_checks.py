@@ -46,11 +46,9 @@ def verify(
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.repairing import repair
     from llava_av.datasets.verification import all_commits, verify_commits
-    from llava_av.processes import report_progress
+    from llava_av.processes import progress_reporter
 
-    def progress(done: int, total: int) -> None:
-        report_progress("data", done, total, "blobs verified")
-
+    progress = progress_reporter("data", "blobs verified")
     if every == bool(dataset):
         given = f"dataset {dataset} and --all" if every else "neither a dataset nor --all"
         raise UserError(f"data verify got {given}: give either a dataset or --all")

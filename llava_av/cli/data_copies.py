@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetName, PatternOption, SplitOption, print_json, stored_data
+from llava_av.cli.data_options import (
+    AsJson,
+    DatasetName,
+    PatternOption,
+    SampleOption,
+    SplitOption,
+    print_json,
+    stored_data,
+)
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
@@ -110,9 +118,7 @@ def checkout(
     folder: Annotated[Path, typer.Argument(help="Folder to create, or to complete.")],
     split: SplitOption = "",
     pattern: PatternOption = "",
-    sample: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
-    ] = None,
+    sample: SampleOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files of the folder that have other content.")
     ] = False,
@@ -123,11 +129,9 @@ def checkout(
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.contents import Selection
     from llava_av.datasets.extraction import extract
-    from llava_av.processes import report_progress
+    from llava_av.processes import progress_reporter
 
-    def progress(done: int, total: int) -> None:
-        report_progress("data", done, total, "files downloaded")
-
+    progress = progress_reporter("data", "files downloaded")
     selection = Selection(split=split, pattern=pattern, samples=frozenset(sample or ()))
     with stored_data(output_dir, dataset, progress=True) as store:
         commit = find_commit(store, dataset)

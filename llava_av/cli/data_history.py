@@ -60,6 +60,8 @@ def _logged_json(logged: "LoggedCommit") -> dict[str, Any]:
         "at": entry.at.isoformat() if entry else None,
         "author": entry.author if entry else None,
         "message": entry.message if entry else None,
+        "operation": entry.operation if entry else "",
+        "sources": list(entry.sources) if entry else [],
         "samples": {split: part.samples for split, part in commit.manifest.splits.items()},
         "left_out": len(commit.manifest.quarantined),
         "files": commit.manifest.file_count,
@@ -78,6 +80,8 @@ def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
     else:
         lines.append(f"  {entry.at:%Y-%m-%d %H:%M:%S %Z}  {printable(entry.author)}")
     lines.append(f"  {samples}; {files}")
+    if entry is not None and entry.operation:
+        lines.append(f"  {printable(entry.operation)}: from {', '.join(entry.sources)}")
     if entry is not None and entry.message:
         lines += [f"  {printable(line)}" for line in entry.message.splitlines()]
     return "\n".join(lines)

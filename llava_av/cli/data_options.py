@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowSharedMedia",
     "AsJson",
+    "AuthorOption",
     "Check",
     "DatasetName",
     "HeldOutShare",
     "MaxBadShare",
+    "MessageOption",
     "PatternOption",
     "Rehash",
+    "SampleOption",
     "SplitOption",
     "pending_text",
     "print_json",
@@ -41,6 +44,12 @@ Rehash = Annotated[
     bool,
     typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
 ]
+MessageOption = Annotated[
+    str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
+]
+AuthorOption = Annotated[
+    str, typer.Option("--author", help="Author for the history (default: git's user, else this user).")
+]
 Check = Annotated[
     Literal["full", "sample", "headers"],
     typer.Option(
@@ -51,6 +60,9 @@ Check = Annotated[
 SplitOption = Annotated[str, typer.Option(help="Only samples of this split.")]
 PatternOption = Annotated[
     str, typer.Option(metavar="GLOB", help="Only samples with a media path that matches, such as 'night/*'.")
+]
+SampleOption = Annotated[
+    list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

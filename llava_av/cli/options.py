@@ -1,6 +1,8 @@
 """Options that several commands share, and the recipe and job target that they select."""
 
+import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMITTED_DATASETS",
+    "LOCAL_PROFILE",
     "AllowIncompleteRecord",
     "EngineName",
     "LauncherName",
@@ -27,6 +30,10 @@ __all__ = [
     "parsed_overrides",
 ]
 
+_LOG = logging.getLogger(__name__)
+
+LOCAL_PROFILE = "cpu"
+"""Default of `--profile`."""
 COMMITTED_DATASETS = "committed datasets as NAME (the newest commit) or NAME@COMMIT, separated by commas"
 """Part of the help of every `--dataset` that accepts committed datasets."""
 OutputDir = Annotated[
@@ -101,17 +108,33 @@ def chosen_recipe(
     return load_recipe(name).with_overrides(changes)
 
 
-def chosen_target(launcher: str, profile: str, changes: list[str] | None) -> "JobTarget":
+def chosen_target(
+    launcher: str, profile: str, changes: list[str] | None, environment: Mapping[str, str] | None = None
+) -> "JobTarget":
     """Return the job target that the command line selects.
+
+    Args:
+        launcher: Name of the launcher.
+        profile: Name or file of the job profile.
+        changes: Fields of the profile to replace, `KEY=VALUE` each.
+        environment: Further variables of jobs on a cluster.
 
     Raises:
         LaunchError: The launcher is unknown.
         ProfileError: The profile or a field is unknown, or a value is not allowed.
         UserError: A change is not KEY=VALUE.
     """
-    from llava_av.workflows.runtime.job_target import resolve_job_target
+    from llava_av.workflows.runtime.job_target import LOCAL_TARGET, resolve_job_target
 
-    return resolve_job_target(launcher, profile, parsed_overrides(changes, "--job"))
+    if launcher == LOCAL_TARGET.launcher and (changes or profile != LOCAL_PROFILE):
+        given = f"--job {changes[0]}" if changes else f"--profile {profile}"
+        _LOG.warning(
+            "%s is not used, as the job runs on this machine: add --launcher kubernetes, or remove it "
+            "(--profile-steps profiles the steps of a training)",
+            given,
+        )
+    added = {f"environment.{name}": value for name, value in (environment or {}).items()}
+    return resolve_job_target(launcher, profile, parsed_overrides(changes, "--job") | added)
 
 
 def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, object]:

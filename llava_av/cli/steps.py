@@ -7,6 +7,7 @@ import typer
 
 from llava_av.cli.options import (
     COMMITTED_DATASETS,
+    LOCAL_PROFILE,
     AllowIncompleteRecord,
     EngineName,
     LauncherName,
@@ -84,7 +85,7 @@ def train(
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
     launcher: LauncherName = "local",
-    profile: ProfileName = "cpu",
+    profile: ProfileName = LOCAL_PROFILE,
     job: ProfileChanges = None,
     stage: Annotated[
         str,
@@ -108,8 +109,7 @@ def train(
     if stage:
         chosen.schedule.named(stage)  # fails before any server starts
     profiled = {PROFILE_STEPS_VARIABLE: str(profile_steps)} if profile_steps else {}
-    changes = [f"environment.{name}={value}" for name, value in profiled.items()]
-    target = chosen_target(launcher, profile, [*(job or []), *changes])
+    target = chosen_target(launcher, profile, job, profiled)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
     # On a cluster the launcher deletes the job.
@@ -151,7 +151,7 @@ def evaluate(
     processes: Annotated[int, typer.Option(min=1, help="Number of processes, with --task.")] = 1,
     output_dir: OutputDir = DEFAULT_FOLDER,
     launcher: LauncherName = "local",
-    profile: ProfileName = "cpu",
+    profile: ProfileName = LOCAL_PROFILE,
     job: ProfileChanges = None,
 ) -> None:
     """Evaluate a run on its held-out samples, or any model on a task, with and without each modality."""

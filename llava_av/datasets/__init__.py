@@ -16,8 +16,10 @@ that the newest commit lacks, and `commits` writes and reads whole commits; `reb
 writers. `writers` keeps commits and the deletion of unused blobs apart. `history` stores the author, time and
 message of a commit, and `media_facts` the properties of its media. `tags` gives names to commits, and
 `commit_names` finds the commit that a user's text names. `contents` reads the samples of a commit,
-`comparison` compares two contents, `statistics` describes one, and `extraction` copies a commit to a folder
-that can be committed again; the package `exports` writes one as tars or Parquet files. `previous_version`
+`comparison` compares two contents, `statistics` describes one, `excerpt` chooses some samples of a commit to
+look at, and `extraction` copies a commit to a folder that can be committed again; the package `exports`
+writes one as tars or Parquet files. `merging` joins several commits and `filtering` takes a part of one;
+`derived_content` cuts and writes the ranges of both, and `derived_commits` commits them. `previous_version`
 compares a folder with the newest commit of its dataset, `verification` compares stored content with its
 digests, and `repairing` replaces what is damaged.
 

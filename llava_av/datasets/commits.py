@@ -46,11 +46,13 @@ from llava_av.storage.seals import json_bytes, seal
 __all__ = [
     "Commit",
     "CommitError",
+    "CommitWriter",
     "Head",
     "OnConflict",
     "commit_dataset",
     "find_commit",
     "find_commits",
+    "has_content",
     "read_commit",
     "read_head",
 ]
@@ -156,9 +158,9 @@ def commit_dataset(
     sizes: list[int] = []
     stored = StoredBlobs(store, name)
     stored.add(content, newest.reader(store))
-    if newest.commit is None or not _is_equal(store, newest.commit, content):
+    if newest.commit is None or not has_content(store, newest.commit, content):
         sizes = upload_content(store, content, newest.reader(store), sources, stored, cache, progress)
-    writer = _Writer(
+    writer = CommitWriter(
         store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head, stored=stored
     )
     return replace(writer.add(content, head), uploaded_files=len(sizes), uploaded_bytes=sum(sizes))
@@ -196,7 +198,7 @@ class _Ref(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Writer:
+class CommitWriter:
     """Writer of one commit whose media are stored already."""
 
     store: ObjectStore
@@ -211,19 +213,19 @@ class _Writer:
         for attempt in range(_REF_ATTEMPTS):
             head = read_head(self.store, self.name, base)
             # Another writer committed the same content, or this write succeeded although its answer was lost.
-            if head.commit is not None and _is_equal(self.store, head.commit, content):
+            if head.commit is not None and has_content(self.store, head.commit, content):
                 return replace(head.commit, unchanged=not attempt)
             if head.id != base.id:
                 content = self._resolved(content, base, head)
                 base = head
                 continue
-            if (commit := self._added(content, head)) is not None:
+            if (commit := self.write(content, head)) is not None:
                 return commit
         raise CommitError(
             f"dataset {self.name} is being committed by many others at the same time: run again"
         )
 
-    def _added(self, content: ContentReader, head: Head) -> Commit | None:
+    def write(self, content: ContentReader, head: Head) -> Commit | None:
         """Write a commit on top of a head; return None if the head is no longer the newest."""
         store, name, manifest = self.store, self.name, content.manifest()
         upload_missing(store, file_range_sources(content, head.reader(store)), self.cache, None)
@@ -256,7 +258,8 @@ class _Writer:
         return content
 
 
-def _is_equal(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:
+def has_content(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:
+    """Check whether a commit has a content."""
     manifest = content.manifest()
     if isinstance(commit.manifest, Manifest):
         return commit.manifest == manifest

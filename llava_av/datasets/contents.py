@@ -1,6 +1,7 @@
 """Samples and media files of a commit, read from the store without a checkout."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -19,6 +20,8 @@ __all__ = [
     "Selection",
     "read_contents",
     "read_samples",
+    "require_found",
+    "require_split",
     "select",
     "stating_split",
 ]
@@ -42,6 +45,11 @@ class Contents:
         """Return the properties of a media file; None if they are unknown."""
         return self.facts.get(self.files[path].sha256)
 
+    def has_audio(self, path: str) -> bool | None:
+        """Check whether a media file has audio; None if it is unknown."""
+        info = self.info(path)
+        return None if info is None else info.has_audio
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -62,6 +70,12 @@ class Selection:
     def matches(self, path: str) -> bool:
         """Check whether a media path matches the pattern."""
         return not self.pattern or fnmatchcase(path, self.pattern)
+
+    def includes(self, sample: Sample) -> bool:
+        """Check whether a sample of the split meets the other conditions."""
+        if self.samples and sample.id not in self.samples:
+            return False
+        return not self.pattern or any(self.matches(safe_path(path)) for path in sample.media)
 
 
 def read_contents(store: ObjectStore, commit: Commit) -> Contents:
@@ -96,35 +110,39 @@ def select(contents: Contents, selection: Selection, name: str) -> Contents:
     Raises:
         UserError: There is no such split, or no sample meets the conditions; names those that do not exist.
     """
-    _require_split(contents, selection.split, name)
+    require_split(contents.samples, selection.split, name)
     chosen = {
-        split: tuple(sample for sample in samples if _is_chosen(sample, selection))
+        split: tuple(sample for sample in samples if selection.includes(sample))
         for split, samples in contents.samples.items()
         if selection.split in ("", split)
     }
-    _require_samples(chosen, selection, name)
+    require_found({sample.id for own in chosen.values() for sample in own}, selection, name)
     paths = _media(sample for samples in chosen.values() for sample in samples)
     files = {path: entry for path, entry in contents.files.items() if path in paths}
     return Contents(samples=chosen, files=files, facts=contents.facts)
-
-
-def _is_chosen(sample: Sample, selection: Selection) -> bool:
-    if selection.samples and sample.id not in selection.samples:
-        return False
-    return not selection.pattern or any(selection.matches(safe_path(path)) for path in sample.media)
 
 
 def _media(samples: Iterable[Sample]) -> set[str]:
     return {safe_path(path) for sample in samples for path in sample.media}
 
 
-def _require_split(contents: Contents, split: str, name: str) -> None:
-    if split and split not in contents.samples:
-        raise UserError(f"{name} has no split {split!r}: give one of {', '.join(contents.samples)}")
+def require_split(splits: Collection[str], split: str, name: str) -> None:
+    """Require that the split of a selection, if it has one, exists; arguments and errors as for `select`."""
+    if split and split not in splits:
+        raise UserError(f"{name} has no split {split!r}: give one of {', '.join(splits)}")
 
 
-def _require_samples(chosen: Mapping[str, tuple[Sample, ...]], selection: Selection, name: str) -> None:
-    found = {sample.id for samples in chosen.values() for sample in samples}
+def require_found(found: AbstractSet[str], selection: Selection, name: str) -> None:
+    """Require that a selection has all samples that it names, and at least one.
+
+    Args:
+        found: IDs of the selected samples; of a large number, only those that the selection names, or one.
+        selection: The selection.
+        name: Name of the commit for messages.
+
+    Raises:
+        UserError: No sample meets the conditions, or one that is named does not.
+    """
     absent = sorted(selection.samples - found)
     if absent:
         raise UserError(

@@ -10,6 +10,7 @@ file that is not there. Other files of the folder stay as they are.
 
 import contextlib
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -135,8 +136,8 @@ def _missing(
     reserved = sorted(files.keys() & texts.keys())
     if reserved:
         raise CommitError(f"the commit has a media file {reserved[0]}, a reserved name: it cannot be copied")
-    for path in files:
-        if not (home / path).parent.resolve().is_relative_to(home):
+    for parent, path in {os.path.dirname(path): path for path in files}.items():
+        if not (home / parent).resolve().is_relative_to(home):
             raise CommitError(f"{folder / path} leads outside of {folder} through a link: use another folder")
     digests = {path: entry.sha256 for path, entry in files.items()}
     digests[CONVERSATIONS] = hashlib.sha256(texts[CONVERSATIONS]).hexdigest()

@@ -217,6 +217,8 @@ def _connected(name: str) -> sqlite3.Connection:
     try:
         # A row that a power failure damages has no valid checksum.
         database.execute("PRAGMA synchronous = OFF")
+        # Rows are not sorted as files are, so with the default of 2 MB most pages are read again and again.
+        database.execute("PRAGMA cache_size = -65536")
         with database:
             database.execute(_SCHEMA)
         database.execute("SELECT * FROM facts LIMIT 1").fetchall()

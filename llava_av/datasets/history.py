@@ -30,6 +30,10 @@ class HistoryEntry(FrozenModel):
     """Author, such as `Ada <ada@example.org>`."""
     message: str = ""
     """Message; empty if none was given."""
+    operation: str = ""
+    """Derivation from `sources`, such as `filter --split train`; empty for the commit of a folder."""
+    sources: tuple[str, ...] = ()
+    """Commits that it was derived from, as NAME@ID."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,7 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = r"^[0-9a-f]{64}$"
+_UNUSUAL = ("..", "//", "/.", "\0")
 
 
 class CommitError(UserError):
@@ -221,6 +222,8 @@ def safe_path(path: str) -> str:
     Raises:
         ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`).
     """
+    if path[:1] not in ("", "/", ".") and path[-1] != "/" and not any(part in path for part in _UNUSUAL):
+        return path
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in path:
         raise ValueError(f"{path!r} does not stay inside its folder")

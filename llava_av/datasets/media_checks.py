@@ -72,7 +72,7 @@ class MediaChecks:
         self._store, self._depth = store, depth
         self._lock = threading.Lock()
         self._unread: set[str] | None = set() if store is None or again else None
-        self._new: set[str] = set()
+        self._new: set[bytes] = set()
 
     def check(self, path: Path, known: KnownFile) -> CheckedMedia:
         """Check a file whose digest is known.
@@ -113,7 +113,7 @@ class MediaChecks:
         """Take over facts of another cache; results of decoding are saved like those of this object."""
         self.cache.copy(facts)
         digests = (key.rpartition(" ")[2] for key in facts)
-        self._new |= {digest for digest in digests if check_key(_DECODED, digest) in facts}
+        self._new |= {bytes.fromhex(one) for one in digests if check_key(_DECODED, one) in facts}
 
     def save(self) -> None:
         """Add the results of this object's decoding to those of all machines.
@@ -123,7 +123,7 @@ class MediaChecks:
         """
         store, new = self._store, sorted(self._new)
         for start in range(0, len(new) if store is not None else 0, _SAVED_AT_ONCE):
-            batch = new[start : start + _SAVED_AT_ONCE]
+            batch = [digest.hex() for digest in new[start : start + _SAVED_AT_ONCE]]
             found = {digest: self.cache.check_result(_DECODED, digest) for digest in batch}
             assert store is not None
             add_results(store, {digest: text for digest, text in found.items() if text is not None})
@@ -138,7 +138,7 @@ class MediaChecks:
             self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, text)
             if decodes:
                 with self._lock:
-                    self._new.add(sha256)
+                    self._new.add(bytes.fromhex(sha256))
         return CheckedMedia(info=_usable(path, _parsed(text) or ""), decoded=decodes)
 
     def _decodes(self, sha256: str) -> bool:

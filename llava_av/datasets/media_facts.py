@@ -25,9 +25,11 @@ __all__ = [
     "has_facts",
     "media_facts_keys",
     "pending_keys",
+    "pending_of_ranges",
     "read_facts",
     "stored_pending",
     "write_facts",
+    "write_range_facts",
 ]
 
 RangeFacts = Callable[[FileRange], Mapping[str, MediaInfo]]
@@ -94,6 +96,17 @@ def write_facts(
             _write(store, commit.name, one.sha256, digests, known, unchecked)
 
 
+def write_range_facts(
+    store: ObjectStore,
+    dataset: str,
+    one: FileRange,
+    facts: Mapping[str, MediaInfo],
+    pending: frozenset[str],
+) -> None:
+    """Write the properties of all files of a range of a dataset; arguments as for `write_facts`."""
+    _write(store, dataset, one.sha256, facts, facts, pending)
+
+
 def _write(
     store: ObjectStore,
     dataset: str,
@@ -131,6 +144,19 @@ def stored_pending(store: ObjectStore, commit: Commit) -> dict[str, list[str]]:
     keys = [key for key in pending_keys(commit) if key in stored]
     found = zip(keys, map_parallel(store.find_json, keys), strict=True)
     return {key: list(one["pending"]) for key, one in found if one is not None}
+
+
+def pending_of_ranges(store: ObjectStore, commit: Commit) -> Callable[[FileRange], frozenset[str]]:
+    """Return the function that reads the digests of a range's pending files, as `stored_pending`."""
+
+    def read(name: str) -> frozenset[str]:
+        found = store.find_json(_key(commit.name, name, _PENDING))
+        return frozenset() if found is None else frozenset(found["pending"])
+
+    if isinstance(commit.manifest, Manifest):
+        return lambda one: read(one.sha256)
+    pending = read(commit.id)
+    return lambda one: pending
 
 
 def _stored_keys(store: ObjectStore, dataset: str) -> set[str]:

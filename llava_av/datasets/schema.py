@@ -56,7 +56,8 @@ _Text = Annotated[str, Field(min_length=1)]
 _Paths = Annotated[tuple[_Text, ...], BeforeValidator(_as_list)]
 
 
-_PLACEHOLDERS = ("<image>", "<video>", "<audio>")
+_MARKS = (("image", "<image>"), ("video", "<video>"), ("audio", "<audio>"))
+_PLACEHOLDERS = tuple(mark for _, mark in _MARKS)
 # As in llava_av.model.sequence.tokenizer. These tokens in text would be read as media or as a turn's end.
 _RESERVED = ("<|image|>", "<|video|>", "<|audio|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
@@ -127,11 +128,12 @@ class Sample(_Frozen):
 
     @model_validator(mode="after")
     def _placeholders_have_media(self) -> Self:
-        for name in ("image", "video", "audio"):
-            marks = sum(turn.value.count(f"<{name}>") for turn in self.conversations)
-            if marks > len(getattr(self, name)):
+        # No placeholder contains a newline, so none arises between two turns.
+        text = "\n".join([turn.value for turn in self.conversations])
+        for name, mark in _MARKS:
+            if mark in text and (marks := text.count(mark)) > len(getattr(self, name)):
                 files = len(getattr(self, name))
-                raise ValueError(f"{marks} <{name}> in the conversation, but {files} {name} files")
+                raise ValueError(f"{marks} {mark} in the conversation, but {files} {name} files")
         return self
 
     @property
@@ -161,12 +163,20 @@ def parse_sample(line: str | bytes, number: int, convert: str = CONVERT) -> Samp
     Raises:
         SampleError: The line is not UTF-8, not JSON, or not a sample; names the line and the field.
     """
-    return parse_row(_json(line, number, unique_object), number, convert)
+    data = _json(line, number, unique_object)
+    # In bytes, which are UTF-8, only an escape can be half of a pair.
+    if isinstance(line, str) or b"\\u" in line:
+        _require_unicode(data, number)
+    return _parsed(data, number, convert)
 
 
 def parse_row(data: Any, number: int, convert: str = CONVERT) -> Sample:
     """Validate one JSON value that a user wrote; arguments and errors as for `parse_sample`."""
     _require_unicode(data, number)
+    return _parsed(data, number, convert)
+
+
+def _parsed(data: Any, number: int, convert: str) -> Sample:
     if not isinstance(data, dict):
         raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
     try:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.frozen import FrozenModel
 from llava_av.media.info import MediaInfo
 
-__all__ = ["Spread", "Statistics", "spread_of", "statistics_of"]
+__all__ = ["Spread", "Statistics", "modalities_of", "spread_of", "statistics_of"]
 
 
 class Spread(FrozenModel):
@@ -65,7 +65,7 @@ def statistics_of(contents: Contents) -> Statistics:
     videos = [info for info in known if info.kind == "video"]
     return Statistics(
         counts=asdict(count_contents(contents)),
-        modalities=_counted(_modalities(sample, contents) for sample in samples),
+        modalities=_counted(modalities_of(sample, contents.has_audio) for sample in samples),
         answer_words=spread_of([len(answer.split()) for answer in answers]),
         answer_characters=spread_of(list(map(len, answers))),
         turns=spread_of([len(sample.conversations) for sample in samples]),
@@ -102,17 +102,17 @@ def _hours(infos: Iterable[MediaInfo]) -> float:
     return round(math.fsum(info.duration_s for info in infos) / 3600, 6)
 
 
-def _modalities(sample: Sample, contents: Contents) -> str:
+def modalities_of(sample: Sample, has_audio: Callable[[str], bool | None]) -> str:
+    """Return the modalities of a sample as in `Statistics.modalities`.
+
+    Args:
+        sample: The sample.
+        has_audio: Checks whether the video at a path has audio; None if it is unknown.
+    """
     names = [name for name in ("image", "video") if getattr(sample, name)]
-    tracks = (
-        {_has_audio(contents.info(safe_path(path))) for path in sample.video} if sample.use_audio else set()
-    )
+    tracks = {has_audio(safe_path(path)) for path in sample.video} if sample.use_audio else set()
     if sample.audio or True in tracks:
         names.append("audio")
     elif None in tracks:
         names.append("?")
     return "+".join(names) or "text"
-
-
-def _has_audio(info: MediaInfo | None) -> bool | None:
-    return None if info is None else info.has_audio

@@ -45,14 +45,14 @@ def read_results(store: ObjectStore, bucket: str) -> dict[str, str]:
 
 def results_of(store: ObjectStore, digests: Iterable[str]) -> dict[str, str]:
     """Return the known results of some contents by digest."""
-    wanted = _by_bucket(digests)
-    found = map_parallel(lambda bucket: read_results(store, bucket), wanted)
-    return {
-        digest: results[digest]
-        for own, results in zip(wanted.values(), found, strict=True)
-        for digest in own
-        if digest in results
-    }
+
+    def known(item: tuple[str, list[str]]) -> dict[str, str]:
+        bucket, own = item
+        results = read_results(store, bucket)
+        return {digest: results[digest] for digest in own if digest in results}
+
+    found = map_parallel(known, _by_bucket(digests).items())
+    return {digest: text for results in found for digest, text in results.items()}
 
 
 def add_results(store: ObjectStore, results: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ from llava_av.model.files.folder_checks import require_whole_shard
 from llava_av.model.files.reading import ModelFilesError, require_none
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.parts import train_only, trainable_parts
-from llava_av.vocabulary import PartName
+from llava_av.vocabulary import PART_NAMES, PartName
 
 if TYPE_CHECKING:
     from llava_av.recipe import AdapterRecipe, Recipe
@@ -55,11 +55,17 @@ def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) 
         recipe: Recipe; its seed gives the weights of the adapters.
 
     Raises:
-        UserError: The model lacks a part or a layer to adapt; names those that it has.
+        UserError: The model lacks a part or a layer to adapt, or all parts to train; names those that it has.
     """
     adapter, trained = recipe.model.adapter, recipe.model.trainable_parts
     if adapter is None:
         train_only(model, trained)
+        if not adapted_weights(model):
+            found = set(trainable_parts(model).values())
+            raise UserError(
+                f"model.trainable_parts has only {', '.join(trained)}, which the model lacks: name some of "
+                f"{', '.join(part for part in PART_NAMES if part in found)}"
+            )
         return
     train_only(model, (*trained, *adapter.targets))
     part_of = trainable_parts(model)

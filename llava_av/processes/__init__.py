@@ -25,6 +25,7 @@ from llava_av.processes.progress import (
     PROGRESS_VARIABLE,
     ProgressEvent,
     follow_progress,
+    progress_reporter,
     report_progress,
 )
 from llava_av.processes.signals import handling_signals
@@ -43,6 +44,7 @@ __all__ = [
     "follow_progress",
     "handling_signals",
     "job_main",
+    "progress_reporter",
     "report_progress",
     "seconds_variable",
     "set_variables",

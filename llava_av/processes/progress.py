@@ -4,11 +4,19 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PROGRESS_VARIABLE", "ProgressCallback", "ProgressEvent", "follow_progress", "report_progress"]
+__all__ = [
+    "PROGRESS_VARIABLE",
+    "ProgressCallback",
+    "ProgressEvent",
+    "follow_progress",
+    "progress_reporter",
+    "report_progress",
+]
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of finished units of work and their total."""
@@ -40,6 +48,26 @@ def report_progress(step: str, done: int, total: int, note: str = "") -> None:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+def progress_reporter(step: str, note: str) -> ProgressCallback:
+    """Return a callback that reports the progress of small units of work, as often as it is read at most.
+
+    Args:
+        step: As in `ProgressEvent`.
+        note: As in `ProgressEvent`.
+    """
+    next_s = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal next_s
+        now_s = time.monotonic()
+        if done < total and now_s < next_s:
+            return
+        next_s = now_s + _POLL_S
+        report_progress(step, done, total, note)
+
+    return report
 
 
 def follow_progress(path: Path, stop: threading.Event) -> Iterator[ProgressEvent]:

@@ -3,13 +3,13 @@
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["WORKERS", "file_sha256", "map_parallel"]
 
 WORKERS = 8
+_REPORT_S = 0.1
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -30,33 +30,66 @@ def map_parallel(
         function: Function that several threads may call at the same time.
         items: Its arguments.
         workers: Number of threads.
-        on_done: Called in the calling thread with the number of finished items, after each item.
+        on_done: Called in the calling thread with each number of finished items, soon after it is reached.
     """
-    stop = threading.Event()
-
-    def call(item: _Item) -> _Result:
-        if stop.is_set():
-            raise CancelledError
-        try:
-            return function(item)
-        except BaseException:
-            stop.set()
-            raise
-
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="transfer")
+    calls = _Calls(function, list(items))
+    threads = [
+        threading.Thread(target=calls.run, name=f"transfer-{number}")
+        for number in range(min(workers, len(calls.items)))
+    ]
+    reported, ended = 0, not threads
     try:
-        futures = [executor.submit(call, item) for item in items]
-        for count, future in enumerate(as_completed(futures), start=1):
-            if future.exception() is None and on_done is not None:
-                on_done(count)
-        # Raise the error itself, not the cancellations that it caused.
-        failed = [future for future in futures if future.exception() is not None]
-        for future in sorted(failed, key=lambda each: isinstance(each.exception(), CancelledError)):
-            future.result()
-        return [future.result() for future in futures]
+        for thread in threads:
+            thread.start()
+        while not ended:
+            ended = calls.wait(None if on_done is None else _REPORT_S)
+            finished = len(calls.results)
+            if on_done is not None:
+                for count in range(reported + 1, finished + 1):
+                    on_done(count)
+            reported = finished
     finally:
-        stop.set()
-        executor.shutdown(wait=True, cancel_futures=True)
+        calls.stop.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    if calls.errors:
+        raise calls.errors[min(calls.errors)]
+    return [calls.results[number] for number in range(len(calls.items))]
+
+
+class _Calls(Generic[_Item, _Result]):
+    """Calls of one function, which threads share; a future for each call would cost more than a small one."""
+
+    def __init__(self, function: Callable[[_Item], _Result], items: list[_Item]) -> None:
+        self.items = items
+        self.results: dict[int, _Result] = {}
+        self.errors: dict[int, BaseException] = {}
+        self.stop = threading.Event()
+        self._function = function
+        # Taking the next number is atomic.
+        self._numbers = iter(range(len(items)))
+        self._end = threading.Event()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until all calls have returned or one has failed; return False if the time ends before."""
+        return self._end.wait(timeout_s)
+
+    def run(self) -> None:
+        """Call the function on items until none is left."""
+        try:
+            for number in self._numbers:
+                if self.stop.is_set():
+                    return
+                try:
+                    self.results[number] = self._function(self.items[number])
+                except BaseException as error:
+                    self.errors[number] = error
+                    self.stop.set()
+                    return
+        finally:
+            if self.errors or len(self.results) == len(self.items):
+                self._end.set()
 
 
 def file_sha256(path: Path) -> str:

@@ -41,6 +41,7 @@ from llava_av.training.row_filling import SampleCost
 from llava_av.training.sample_costs import CostEstimate
 from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
 from llava_av.training.stage_samples import FitSamples
+from llava_av.training.stages import require_later_stages
 from llava_av.training.step_meter import StepMeter
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import EngineModel, StepObservers, Trainer
@@ -154,6 +155,8 @@ class _StageTraining:
     def __init__(self, job: JobContext, shared: SharedByStages, data: TrainingData) -> None:
         self._job, self._shared, self._data = job, shared, data
         self._model, self._processor = model, processor = load_model(job, data.train)
+        if shared.tracked is None:
+            require_later_stages(job.request.recipe, job.stage.span.index, model.config)
         self._samples, sizes = shared.fit.select(data.train, processor)
         self._device = _prepare(model, job.recipe.training)
         # Counted first, because an engine may shard the weights.

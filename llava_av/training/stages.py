@@ -5,19 +5,30 @@ therefore continues in the first stage that is not listed: from its newest check
 the previous stage.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from llava_av.checkpoints import whole_checkpoints
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
+from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration
+from llava_av.model.adapters import set_trained_weights
 from llava_av.recipe import Recipe, StageSpan
 from llava_av.runs import Run, StageResults, TrainedStage
 from llava_av.training.order import SampleOrder
 
-__all__ = ["JobStage", "finished_stages", "indices_to_train", "stage_of_checkpoint", "stage_seed"]
+__all__ = [
+    "JobStage",
+    "finished_stages",
+    "indices_to_train",
+    "require_later_stages",
+    "stage_of_checkpoint",
+    "stage_seed",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,28 @@ class JobStage:
             )
 
         return make
+
+
+def require_later_stages(recipe: Recipe, index: int, config: LlavaAvConfig) -> None:
+    """Require that the model has the parts and layers that the stages after this one train.
+
+    Otherwise a stage would fail only after those before it have been trained.
+
+    Args:
+        recipe: The whole recipe.
+        index: Index of the stage.
+        config: Config of the model, which is that of all stages.
+
+    Raises:
+        UserError: A stage trains or adapts what the model lacks.
+    """
+    for span in recipe.schedule.spans[index + 1 :]:
+        try:
+            with torch.device("meta"):
+                model = LlavaAvForConditionalGeneration(copy.deepcopy(config))
+                set_trained_weights(model, recipe.of_stage(span.index))
+        except UserError as error:
+            raise UserError(f"stage {span.name}: {error}") from error
 
 
 def stage_seed(seed: int, index: int) -> int:

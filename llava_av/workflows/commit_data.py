@@ -21,7 +21,7 @@ from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import split_samples
 from llava_av.errors import printable
 from llava_av.plurals import count_of
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter, report_progress
 from llava_av.recipe import DataRecipe, Recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_records import recording
@@ -58,7 +58,15 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
     named = {str(split): samples for split, samples in splits.items()}
-    return commit_dataset(store, name, root, named, (), before_head=recording(store), progress=_uploading)
+    return commit_dataset(
+        store,
+        name,
+        root,
+        named,
+        (),
+        before_head=recording(store),
+        progress=progress_reporter("data", "files uploaded"),
+    )
 
 
 def is_demo(dataset_name: str) -> bool:
@@ -150,7 +158,7 @@ class _Content:
             on_conflict=on_conflict,
             cache=cache,
             media=folder.media(self.splits, self.scan, cache) if isinstance(folder, RemoteFolder) else None,
-            progress=_uploading,
+            progress=progress_reporter("data", "files uploaded"),
         )
 
     def _left_out(self) -> tuple[Quarantined, ...] | tuple[QuarantinedEntry, ...]:
@@ -171,10 +179,7 @@ def _scan(
     folder: Path | RemoteFolder, checks: MediaChecks, max_bad_share: float, max_audio_s: float | None
 ) -> FolderScan:
     """Read a folder, report omitted samples, and require that their share is within the limit."""
-
-    def progress(done: int, total: int) -> None:
-        report_progress("data", done, total, "files checked")
-
+    progress = progress_reporter("data", "files checked")
     try:
         if isinstance(folder, RemoteFolder):
             scan = folder.read(progress, checks)
@@ -282,7 +287,3 @@ def _require_few_bad(folder: Path | RemoteFolder, scan: FolderScan, max_bad_shar
         "`dryrun` and `open-run`; "
         f"the first is {first.file}: {first.reason}"
     )
-
-
-def _uploading(done: int, total: int) -> None:
-    report_progress("data", done, total, "files uploaded")

@@ -16,7 +16,7 @@ from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter
 from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import plain_splits
@@ -87,7 +87,7 @@ def folder_status(
     check_name(chosen)
     with FileCache(cache_file) as cache:
         checks = MediaChecks(cache, store, depth=depth, again=again)
-        scan = read_folder(folder, _progress, checks=checks)
+        scan = read_folder(folder, progress_reporter("data", "files checked"), checks=checks)
     splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
     newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
     before = _nothing() if newest is None else compared_commit(store, newest)
@@ -101,10 +101,6 @@ def folder_status(
         refused=scan.bad_share > data.max_bad_share,
         pending=len(scan.pending),
     )
-
-
-def _progress(done: int, total: int) -> None:
-    report_progress("data", done, total, "files checked")
 
 
 def _nothing() -> ComparedContent:

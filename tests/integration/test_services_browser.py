@@ -3,32 +3,25 @@
 import contextlib
 import json
 import os
-import shutil
-import signal
-import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import pytest
-import websocket
 from mlflow import MlflowClient
 
-from tests.interface_requests import PATHS, SEARCH, TIMEOUT_S, ask
+from tests.browser import DEADLINE_S, chromium, command, needs_browser, open_tab, wait_until
+from tests.interface_requests import PATHS, SEARCH
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DEADLINE_S = 180
 # A page that gets no answer to a request says so and does not repeat it.
 RELOAD_S = 20
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian's package: chromium)"),
+    needs_browser,
 ]
 
 # Tries everything that a page can, and tells the server of the page what it could read.
@@ -90,36 +83,6 @@ def site(page: str) -> Iterator[_Site]:
         thread.join()
 
 
-@contextlib.contextmanager
-def chromium(folder: Path, *addresses: str) -> Iterator[int]:
-    """Run a browser on some pages; its debugger's port."""
-    assert BROWSER is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}"]
-    process = subprocess.Popen(
-        [BROWSER, *options, "--remote-debugging-port=0", *addresses],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        port_file = folder / "DevToolsActivePort"
-        wait_until(
-            lambda: port_file.exists() and "\n" in port_file.read_text(),
-            lambda: f"the browser has not written {port_file} (exit code {process.poll()})",
-        )
-        yield int(port_file.read_text().splitlines()[0])
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_until(condition: Callable[[], bool], failure: Callable[[], str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"after {DEADLINE_S} s: {failure()}"
-        time.sleep(0.1)
-
-
 @pytest.mark.usefixtures("unharmed")
 def test_a_page_in_the_owners_browser_reads_and_changes_nothing(
     ports: dict[str, int], tmp_path: Path
@@ -145,14 +108,6 @@ def test_mlflows_pages_open_for_their_owner(ports: dict[str, int], tmp_path: Pat
         MlflowClient().delete_experiment(created)
 
 
-def open_tab(debugged: int, url: str) -> str:
-    """Open a tab of a debugged browser and return the address of its debugger."""
-    status, body, _ = ask(debugged, "PUT", f"/json/new?{quote(url, safe='')}")
-    assert status == 200
-    address: str = json.loads(body)["webSocketDebuggerUrl"]
-    return address
-
-
 def wait_for_text(tab: str, text: str) -> None:
     """Wait until a tab shows a text, and reload it now and then."""
     loaded, shown = time.monotonic(), ""
@@ -167,17 +122,3 @@ def wait_for_text(tab: str, text: str) -> None:
         return text in shown
 
     wait_until(shows, lambda: f"{text} is not in the tab, which shows: {shown[:2000]}")
-
-
-def command(tab: str, method: str, **parameters: object) -> dict[str, Any]:
-    """Send a command to a tab's debugger and return the result; it is empty if the tab is busy."""
-    with (
-        contextlib.suppress(OSError, websocket.WebSocketException),
-        contextlib.closing(
-            websocket.create_connection(tab, timeout=TIMEOUT_S, suppress_origin=True)
-        ) as open_,
-    ):
-        open_.send(json.dumps({"id": 1, "method": method, "params": parameters}))
-        result: dict[str, Any] = json.loads(open_.recv()).get("result", {})
-        return result
-    return {}

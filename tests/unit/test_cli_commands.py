@@ -172,10 +172,16 @@ def test_unknown_field_is_a_recipe_error() -> None:
         chosen_recipe("dryrun", overrides=["=1"])
 
 
-def test_jobs_run_here_or_with_a_profile_and_its_changes() -> None:
-    assert chosen_target("local", "absent", None) == LOCAL_TARGET
-    target = chosen_target("kubernetes", load_profile("gpu-8").model_dump_json(), ["nodes=3", "cpu=2"])
-    assert (target.launcher, target.profile) == ("kubernetes", load_profile("gpu-8", {"nodes": 3, "cpu": 2}))
+def test_jobs_run_here_or_with_a_profile_and_its_changes(caplog: pytest.LogCaptureFixture) -> None:
+    assert chosen_target("local", "cpu", None, {"A": "1"}) == LOCAL_TARGET
+    assert not caplog.records
+    for given, option in ((("absent", None), "--profile absent"), (("cpu", ["cpu=2"]), "--job cpu=2")):
+        caplog.clear()
+        assert chosen_target("local", *given) == LOCAL_TARGET
+        assert [one.getMessage().startswith(f"{option} is not used") for one in caplog.records] == [True]
+    profile, changes = load_profile("gpu-8"), {"nodes": 3, "cpu": 2, "environment.A": "1"}
+    target = chosen_target("kubernetes", profile.model_dump_json(), ["nodes=3", "cpu=2"], {"A": "1"})
+    assert (target.launcher, target.profile) == ("kubernetes", load_profile("gpu-8", changes))
     with pytest.raises(UserError, match="--job nodes: give KEY=VALUE"):
         chosen_target("kubernetes", "cpu", ["nodes"])
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from llava_av.media.encode import write_clip
+from llava_av.report.previews import WAVE_HEIGHT, Preview, preview, wave_path
 from llava_av.report.run_report.accuracy_plots import kind_figures
 from llava_av.report.run_report.confusion import UNPARSED, confusions
 from llava_av.report.run_report.cost import cost_rows
 from llava_av.report.run_report.forest import comparison_rows, difference_rows
-from llava_av.report.run_report.previews import WAVE_HEIGHT, Preview, preview, wave_path
 from llava_av.runs import Accuracy, ModelComparison, Prediction, Scores
 from tests import report_sample
 

@@ -1,5 +1,6 @@
 """Location and rows of a folder's conversations: JSON Lines, or one JSON array as in LLaVA's own files."""
 
+import functools
 import json
 import shlex
 from collections.abc import Iterable, Iterator
@@ -59,10 +60,13 @@ class Rows:
 
     def parse(self, number: int, row: Any) -> Sample:
         """Parse one of `rows`; see `parse_sample`."""
-        convert = conversion(self.path)
         if self.unit == "line":
-            return parse_sample(row, number, convert)
-        return parse_row(row, number, convert)
+            return parse_sample(row, number, self._convert)
+        return parse_row(row, number, self._convert)
+
+    @functools.cached_property
+    def _convert(self) -> str:
+        return conversion(self.path)
 
     def advice(self) -> str:
         """Return the command that converts a table with the name of a JSON file; "" if it is not a table."""

@@ -4,26 +4,20 @@ The page links only to the reports next to it. One script sorts and filters the 
 policy allows only this script, by its hash.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
 from pydantic import AwareDatetime
 
 from llava_av.experiments.overview import ExperimentNode
 from llava_av.files import write_whole
 from llava_av.frozen import FrozenModel
 from llava_av.report.labels import ablation_label, duration, number
-from llava_av.report.templates import Filters, render_template
+from llava_av.report.templates import Filters, inline_script, render_template
 from llava_av.runs import Accuracy
 
 __all__ = ["Headline", "IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
-
-_FOLDER = Path(__file__).parent
-_SCRIPT = "index.js"
 
 
 class Headline(FrozenModel):
@@ -112,12 +106,9 @@ def write_index(path: Path, inputs: IndexInputs) -> None:
 
 def render_index(inputs: IndexInputs) -> str:
     """Return the page as HTML; equal inputs give equal text."""
-    script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {
         "inputs": inputs,
-        "script": Markup(script),
-        "script_hash": f"sha256-{digest}",
+        "script": inline_script("run_index/index.js"),
         "branches": tuple(_branches(inputs.experiments, inputs.runs)),
         "champions": sum("champion" in run.aliases for run in inputs.runs),
         "hours": sum(run.process_hours or 0.0 for run in inputs.runs),

@@ -1,36 +1,18 @@
 """Choice of the clips in a report, and their embedded media."""
 
-import base64
-import math
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.report.labels import file_size, ordered_ablations
-from llava_av.report.run_report.previews import Preview, preview
+from llava_av.report.labels import ordered_ablations
+from llava_av.report.media import Media, embedded_media, reasons_left_out
+from llava_av.report.previews import Preview, preview
 from llava_av.runs import Prediction
 
-__all__ = ["ClipCard", "ClipQuestion", "Media", "Reply", "choose_clips"]
+__all__ = ["ClipCard", "ClipQuestion", "Reply", "choose_clips"]
 
-_FORMATS = {
-    ".mp4": ("video", "video/mp4"),
-    ".m4v": ("video", "video/mp4"),
-    ".mov": ("video", "video/mp4"),
-    ".webm": ("video", "video/webm"),
-    ".mp3": ("audio", "audio/mpeg"),
-    ".m4a": ("audio", "audio/mp4"),
-    ".wav": ("audio", "audio/wav"),
-    ".flac": ("audio", "audio/flac"),
-    ".ogg": ("audio", "audio/ogg"),
-    ".jpg": ("image", "image/jpeg"),
-    ".jpeg": ("image", "image/jpeg"),
-    ".png": ("image", "image/png"),
-    ".webp": ("image", "image/webp"),
-}
-_SMALL_BYTES = 100_000
-"""Clips of fewer bytes are shown without smoothing; those of the demonstration are 64 pixels wide."""
 _QUESTIONS_PER_CLIP = 6
 _TEXT_CHARACTERS = 400
 _LONG_CHARACTERS = 32
@@ -38,17 +20,6 @@ _LONG_CHARACTERS = 32
 _UNPARSED_CHARACTERS = 30
 """Maximum length of an unparsed reply in a column."""
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Media:
-    """A media file that the page embeds."""
-
-    element: str
-    """`video`, `audio` or `image`."""
-    uri: str
-    """`data:` URI with the content of the file."""
-    pixelated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,33 +136,12 @@ def _spread(by_clip: Mapping[str, Sequence[Prediction]], count: int) -> list[str
 
 def _embed(files: Mapping[str, Path | None], max_bytes: int) -> dict[str, Media | str]:
     """Return by path the media, or the reason why they are not embedded."""
-    result: dict[str, Media | str] = {}
-    playable: list[tuple[int, str, Path]] = []
-    for name, path in files.items():
-        if path is None or not path.is_file():
-            result[name] = "the file was missing when the report was written"
-        elif path.suffix.lower() not in _FORMATS:
-            result[name] = f"browsers do not support {path.suffix or 'such'} files"
-        else:
-            playable.append((path.stat().st_size, name, path))
-    room = max_bytes
-    for size, name, path in sorted(playable):
-        needed = 4 * math.ceil(size / 3)
-        if needed <= room:
-            room -= needed
-            result[name] = _media(path)
-        else:
-            result[name] = (
-                f"its size of {file_size(size)} exceeds the rest of the {file_size(max_bytes)} for all media"
-            )
+    found = {name: path for name, path in files.items() if path is not None and path.is_file()}
+    reasons = reasons_left_out({name: path.stat().st_size for name, path in found.items()}, max_bytes)
+    result: dict[str, Media | str] = dict.fromkeys(files, "the file was missing when the report was written")
+    for name, reason in reasons.items():
+        result[name] = reason or embedded_media(found[name])
     return result
-
-
-def _media(path: Path) -> Media:
-    element, mime = _FORMATS[path.suffix.lower()]
-    data = path.read_bytes()
-    uri = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-    return Media(element=element, uri=uri, pixelated=len(data) < _SMALL_BYTES)
 
 
 def _card(

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from llava_av.errors import printable
 from llava_av.files import write_whole
 from llava_av.report.labels import ablation_label, duration, number
+from llava_av.report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.prose import blocks, spans
 from llava_av.report.run_report import view
 from llava_av.report.run_report.accuracy_plots import accuracy_figures, kind_figures
@@ -21,7 +22,6 @@ from llava_av.report.run_report.cost import cost_rows, step_rows
 from llava_av.report.run_report.forest import comparison_rows, difference_rows
 from llava_av.report.run_report.inputs import ReportInputs
 from llava_av.report.run_report.plots import Figure, training_figures
-from llava_av.report.run_report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.templates import Filters, render_template
 
 __all__ = ["render_report", "write_report"]

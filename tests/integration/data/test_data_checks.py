@@ -13,7 +13,9 @@ from llava_av.datasets import media_checks
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.media import check
+from llava_av.recipe import load_recipe
 from llava_av.storage import ObjectStore
+from llava_av.workflows.open_run import open_committed_run
 from llava_av.workflows.pending_media import warn_of_pending
 from tests.dataset_folders import (
     DAY,
@@ -68,8 +70,10 @@ def test_headers_leave_the_files_pending_until_they_are_decoded(
     assert data.json("status", clips, "--check", "headers")["pending"] == 3
     assert data.json("stats", "clips")["media"] == {"image": 2, "audio": 1}
     assert "3 media files not decoded" in data.text("show", "clips")
-    warn_of_pending(store, find_commit(store, "clips"))
-    assert [record.args[1] for record in caplog.records if record.args] == ["3 media files"]
+    open_committed_run(store, load_recipe("quick"), (find_commit(store, "clips"),), "dryrun")
+    warned = [record.getMessage() for record in caplog.records if "verify clips@" in record.getMessage()]
+    assert len(warned) == 1
+    assert "3 media files not decoded" in warned[0]
     found = elsewhere.json("verify", "clips", "--decode")
     assert (found["decoded"], found["damaged"]) == (3, [])
     assert len(decoded) == 3

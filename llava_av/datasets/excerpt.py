@@ -1,0 +1,130 @@
+"""Excerpt of a commit: a bounded number of its samples, with their media files.
+
+Samples are chosen by a hash of their media. The choice is therefore spread evenly over the commit, samples
+about the same media are chosen together, and samples that are added later change little of it. Samples are
+read range by range, and only the ranges of files with chosen media are read, so memory depends on the number
+of chosen samples and not on the size of the commit.
+"""
+
+import hashlib
+import heapq
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.contents import Contents, Selection, require_found, require_split
+from llava_av.datasets.manifest import safe_path
+from llava_av.datasets.media_facts import facts_of_ranges
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import ContentReader
+from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.media.info import MediaInfo
+from llava_av.storage import ObjectStore
+
+__all__ = ["Excerpt", "excerpt_of", "read_excerpt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """Some samples of a commit or folder."""
+
+    contents: Contents
+    matching: int
+    """Number of samples that meet the conditions, also of those that were not chosen."""
+
+
+def read_excerpt(store: ObjectStore, commit: Commit, selection: Selection, limit: int) -> Excerpt:
+    """Read an excerpt of a commit.
+
+    Args:
+        store: Store of the commit.
+        commit: The commit.
+        selection: Part of the commit to choose from.
+        limit: Maximum number of samples.
+
+    Raises:
+        CommitError: A list of samples or files is lost or damaged.
+        UserError: There is no such split, or no sample meets the conditions.
+        StoreError: The object store cannot be used.
+    """
+    name, reader = f"{commit.name}@{commit.id[:16]}", commit.reader(store)
+    require_split(reader.splits, selection.split, name)
+    chosen, matching = _choose(_samples(reader, selection), selection, limit, name)
+    splits = [split for split in reader.splits if selection.split in ("", split)]
+    samples = {split: tuple(sample for own, sample in chosen if own == split) for split in splits}
+    files, facts = _media(store, commit, reader, [sample for _, sample in chosen])
+    return Excerpt(contents=Contents(samples=samples, files=files, facts=facts), matching=matching)
+
+
+def excerpt_of(contents: Contents, selection: Selection, limit: int, name: str) -> Excerpt:
+    """Return an excerpt of contents in memory; arguments and errors as for `read_excerpt`."""
+    require_split(contents.samples, selection.split, name)
+    pairs = (
+        (split, sample)
+        for split, own in contents.samples.items()
+        for sample in own
+        if selection.split in ("", split) and selection.includes(sample)
+    )
+    chosen, matching = _choose(pairs, selection, limit, name)
+    samples = {
+        split: tuple(sample for own, sample in chosen if own == split)
+        for split in contents.samples
+        if selection.split in ("", split)
+    }
+    return Excerpt(
+        contents=Contents(samples=samples, files=contents.files, facts=contents.facts), matching=matching
+    )
+
+
+def _samples(reader: ContentReader, selection: Selection) -> Iterator[tuple[str, Sample]]:
+    for split in reader.splits:
+        if selection.split in ("", split):
+            for number, line in enumerate(reader.samples(split), start=1):
+                sample = parse_stored(line.text, number)
+                if selection.includes(sample):
+                    yield split, sample
+
+
+def _choose(
+    pairs: Iterable[tuple[str, Sample]], selection: Selection, limit: int, name: str
+) -> tuple[list[tuple[str, Sample]], int]:
+    """Return the chosen pairs of split and sample, sorted by ID, and the number of all."""
+    matching = 0
+    named: set[str] = set()
+
+    def counted() -> Iterator[tuple[str, Sample]]:
+        nonlocal matching
+        for split, sample in pairs:
+            matching += 1
+            if not named or sample.id in selection.samples:
+                named.add(sample.id)
+            yield split, sample
+
+    chosen = heapq.nsmallest(limit, counted(), key=lambda pair: _position(pair[1]))
+    require_found(named, selection, name)
+    return sorted(chosen, key=lambda pair: pair[1].id), matching
+
+
+def _position(sample: Sample) -> tuple[bytes, str]:
+    return hashlib.sha256(repr(sample.media_key).encode()).digest(), sample.id
+
+
+def _media(
+    store: ObjectStore, commit: Commit, reader: ContentReader, samples: Iterable[Sample]
+) -> tuple[dict[str, FileRow], dict[str, MediaInfo]]:
+    """Return the media files of samples and what is known of them; only ranges with such files are read."""
+    ranges, facts_of = reader.files.ranges, facts_of_ranges(store, commit)
+    firsts = [one.first for one in ranges]
+    wanted: dict[int, set[str]] = defaultdict(set)
+    for path in {safe_path(path) for sample in samples for path in sample.media}:
+        wanted[max(0, bisect_right(firsts, path) - 1)].add(path)
+    files: dict[str, FileRow] = {}
+    facts: dict[str, MediaInfo] = {}
+    for place, paths in sorted(wanted.items()):
+        found = [row for row in reader.files.load(ranges[place]) if row.path in paths]
+        known = facts_of(ranges[place])
+        files.update((row.path, row) for row in found)
+        facts.update((row.sha256, known[row.sha256]) for row in found if row.sha256 in known)
+    return files, facts

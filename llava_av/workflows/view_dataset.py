@@ -1,0 +1,194 @@
+"""Page with samples of a commit or of a folder."""
+
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.datasets.commits import find_commit
+from llava_av.datasets.contents import Contents, Selection
+from llava_av.datasets.excerpt import Excerpt, excerpt_of, read_excerpt
+from llava_av.datasets.file_cache import FileCache
+from llava_av.datasets.history import read_entry
+from llava_av.datasets.manifest import safe_path
+from llava_av.datasets.media_blobs import download_files, find_places
+from llava_av.datasets.media_checks import MediaChecks
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import ContentReader
+from llava_av.datasets.schema import Sample
+from llava_av.datasets.sources.folder import FolderScan, read_folder
+from llava_av.processes import report_progress
+from llava_av.report.dataset_view.inputs import ViewInputs
+from llava_av.report.dataset_view.page import write_view
+from llava_av.storage import ObjectStore
+from llava_av.storage.store_errors import local_files
+
+__all__ = ["View", "ViewLimits", "view_commit", "view_folder"]
+
+_UNDECIDED = "undecided"
+"""Split of samples of a folder that state none: a commit decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewLimits:
+    """Limits of a page."""
+
+    samples: int
+    """Maximum number of samples."""
+    bytes: int
+    """Maximum base64 characters of embedded media and of previews together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A page that was written."""
+
+    title: str
+    page: Path
+    samples: int
+    matching: int
+    """Samples that meet the conditions, also of those that the page leaves out."""
+    files: int
+    """Media files on the page."""
+    embedded: int
+
+
+def view_commit(
+    store: ObjectStore, dataset: str, page: Path, selection: Selection, limits: ViewLimits
+) -> View:
+    """Write the page of a commit; only the media on the page are downloaded, one after the other.
+
+    Args:
+        store: Store of the commit.
+        dataset: `NAME`, `NAME@COMMIT` or `NAME@TAG`.
+        page: File to write.
+        selection: Part of the commit to choose samples from.
+        limits: Limits of the page.
+
+    Raises:
+        CommitError: The commit does not exist, or a list of samples or files is lost or damaged.
+        UserError: The selection names something that does not exist.
+        StoreError: The object store or the local disk cannot be used.
+    """
+    commit = find_commit(store, dataset)
+    entry, reader = read_entry(store, commit), commit.reader(store)
+    origin = "unknown author" if entry is None else f"{entry.author}, {entry.at:%Y-%m-%d %H:%M %Z}"
+    excerpt = read_excerpt(store, commit, selection, limits.samples)
+    places = find_places(reader, excerpt.contents.files.values())
+    with tempfile.TemporaryDirectory(prefix="llava-av-view-") as work:
+
+        @contextlib.contextmanager
+        def downloaded(row: FileRow) -> Iterator[Path]:
+            download_files(store, [row], places, Path(work))
+            yield Path(work) / row.path
+            (Path(work) / row.path).unlink()
+
+        inputs = ViewInputs(
+            title=f"{commit.name}@{commit.id[:16]}",
+            origin=origin,
+            message="" if entry is None else entry.message,
+            splits={split: sum(one.rows for one in reader.samples(split).ranges) for split in reader.splits},
+            kinds=_kinds(reader),
+            files=sum(one.rows for one in reader.files.ranges),
+            bytes=sum(one.bytes for one in reader.files.ranges),
+            excerpt=excerpt,
+            selection=_words(selection),
+            left_out=reader.quarantined,
+            max_bytes=limits.bytes,
+            open_file=downloaded,
+            progress=_progress,
+        )
+        return _written(page, inputs)
+
+
+def view_folder(
+    folder: Path, page: Path, selection: Selection, limits: ViewLimits, cache_file: Path | None = None
+) -> View:
+    """Write the page of a folder, of whose media only the headers are checked.
+
+    Args:
+        folder: The folder.
+        page: File to write.
+        selection: Part of the folder to choose samples from.
+        limits: Limits of the page.
+        cache_file: File with the results of earlier checks (see `FileCache`).
+
+    Raises:
+        DatasetError: The folder or its conversations do not exist, or it has no usable sample.
+        UserError: The selection names something that does not exist.
+    """
+    with FileCache(cache_file) as cache:
+        scan = read_folder(folder, _checking, checks=MediaChecks(cache, depth="headers"))
+    contents = _contents(folder, scan)
+    inputs = ViewInputs(
+        title=folder.resolve().name,
+        origin="folder",
+        splits={split: len(samples) for split, samples in contents.samples.items()},
+        kinds=Counter(sample.kind for sample in scan.samples),
+        files=len(contents.files),
+        bytes=sum(row.bytes for row in contents.files.values()),
+        excerpt=_excerpt(contents, selection, limits, folder),
+        selection=_words(selection),
+        left_out=scan.quarantined,
+        max_bytes=limits.bytes,
+        open_file=lambda row: contextlib.nullcontext(folder / row.path),
+        progress=_progress,
+    )
+    return _written(page, inputs)
+
+
+def _excerpt(contents: Contents, selection: Selection, limits: ViewLimits, folder: Path) -> Excerpt:
+    return excerpt_of(contents, selection, limits.samples, str(folder))
+
+
+def _written(page: Path, inputs: ViewInputs) -> View:
+    with local_files(page):
+        files, embedded = write_view(page, inputs)
+    contents = inputs.excerpt.contents
+    return View(
+        title=inputs.title,
+        page=page,
+        samples=sum(map(len, contents.samples.values())),
+        matching=inputs.excerpt.matching,
+        files=files,
+        embedded=embedded,
+    )
+
+
+def _kinds(reader: ContentReader) -> Mapping[str, int]:
+    kinds: Counter[str] = Counter()
+    for split in reader.splits:
+        for one in reader.samples(split).ranges:
+            kinds.update(one.kinds)
+    return kinds
+
+
+def _contents(folder: Path, scan: FolderScan) -> Contents:
+    samples: dict[str, list[Sample]] = {}
+    for sample in scan.samples:
+        samples.setdefault(sample.split or _UNDECIDED, []).append(sample)
+    paths = {path for sample in scan.samples for path in sample.media}
+    rows = [FileRow(safe_path(path), scan.digests[path], (folder / path).stat().st_size) for path in paths]
+    return Contents(
+        samples={split: tuple(own) for split, own in sorted(samples.items())},
+        files={row.path: row for row in rows},
+        facts={scan.digests[path]: scan.media[path] for path in paths},
+    )
+
+
+def _words(selection: Selection) -> str:
+    """Return the conditions of a selection as the end of a sentence."""
+    parts = [f"split {selection.split}"] if selection.split else []
+    parts += [f"media matching {selection.pattern!r}"] if selection.pattern else []
+    parts += ["the given IDs"] if selection.samples else []
+    return f" with {', '.join(parts)}" if parts else ""
+
+
+def _checking(done: int, total: int) -> None:
+    report_progress("data", done, total, "files checked")
+
+
+def _progress(done: int, total: int) -> None:
+    report_progress("data", done, total, "media read")
