@@ -76,6 +76,8 @@ def estimate(
     from llava_av.workflows.estimate.advice import require_fit
     from llava_av.workflows.estimate.estimating import Estimator
 
+    # That of `recipe show`, without the base model's media settings.
+    digest = {"digest": chosen.digest()}
     with _reading_base(chosen, output_dir):
         if chosen.model.base is not None:
             shipped = shipped_base(chosen.model.base)
@@ -83,7 +85,8 @@ def estimate(
                 _LOG.info("there is no model at %s: using its config from %s", chosen.model.base, shipped)
             chosen = with_media_of_base(chosen, read_base_config(str(shipped or chosen.model.base)))
         estimator = Estimator(text_tokens=text_tokens)
-        found = estimator.estimate_stages(chosen)
+        estimated = estimator.estimate_stages(chosen)
+        found = {stage: one.model_copy(update=digest) for stage, one in estimated.items()}
         if as_json:
             stages = {name: one.to_json() for name, one in found.items()}
             print(json.dumps({"stages": stages} if chosen.stages else stages[""], indent=1))

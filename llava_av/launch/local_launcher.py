@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from llava_av.launch.api import JobResult, JobSpec, LaunchError
-from llava_av.launch.log_cause import failure_cause
+from llava_av.launch.log_cause import failure_cause, logged_cause
 from llava_av.processes.cores import available_cores
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.redaction import redact
@@ -26,6 +27,7 @@ _GRACE_S = 60
 """Seconds that an interrupted job gets to save its state."""
 _AGENT_MARGIN_S = 5
 _LOOPBACK = "127.0.0.1"
+_AGENT = re.compile(r"(?P<level>[EW])\d{4} [\d:.]+ \d+ .*?torch/distributed/elastic/")
 
 
 class LocalLauncher:
@@ -48,9 +50,11 @@ class LocalLauncher:
                 file.write(line + "\n")
                 file.flush()
 
+            shown = _without_agent_report() if spec.processes is not None else lambda _: True
+
             def pass_on(line: str) -> None:
                 keep(line)
-                if on_line is not None:
+                if on_line is not None and shown(line):
                     on_line(line)
 
             for command in _commands(spec):
@@ -59,6 +63,23 @@ class LocalLauncher:
                 if code:
                     raise LaunchError(f"{spec.name} failed: {failure_cause(list(last), code)} (log: {log})")
         return JobResult(seconds=time.monotonic() - started)
+
+
+def _without_agent_report() -> Callable[[str], bool]:
+    """Return a function that returns whether to show a line of a process group: not if torchrun wrote it.
+
+    torchrun ends with a traceback of its own and the exit codes of its processes, some 30 lines that hide
+    the error which the job itself logged. The log file has them.
+    """
+    is_over = False
+
+    def is_shown(line: str) -> bool:
+        nonlocal is_over
+        agent = _AGENT.match(line)
+        is_over = is_over or (agent is not None and agent["level"] == "E")
+        return agent is None and (not is_over or bool(logged_cause(line)))
+
+    return is_shown
 
 
 def _run(

@@ -137,6 +137,14 @@ class ModelRecipe(Section):
         adapted = () if self.adapter is None else tuple(self.adapter.targets)
         return tuple(parts_in_order((*self.trainable_parts, *adapted)))
 
+    @property
+    def updated_text(self) -> str:
+        """Return the names of the parts that training changes; those with an adapter name its kind."""
+        adapter = self.adapter
+        kind = " (DoRA)" if adapter is not None and adapter.dora else " (LoRA)"
+        adapted = () if adapter is None else tuple(adapter.targets)
+        return ", ".join(part + kind * (part in adapted) for part in self.updated_parts)
+
     def _check_connectors(self) -> None:
         roles: dict[ConnectorRole, bool] = {
             "resampler": self.vision is not None,

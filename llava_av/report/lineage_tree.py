@@ -147,7 +147,7 @@ def _stage_boxes(lineage: Lineage) -> Iterator[Box]:
         own = lineage.recipe.of_stage(index)
         lines = [
             f"{count_of(found.steps, 'step')} from step {found.first_step}",
-            f"trained {', '.join(own.model.updated_parts)}",
+            f"trained {own.model.updated_text}",
             found.checkpoint.uri,
             f"digest {found.checkpoint.digest}",
         ]

@@ -61,13 +61,13 @@ def run_steps(
             stall_s = _save(
                 trainer, batch, checkpointer, tracked, with_model=ends or may_be_result, best=best
             )
+        trainer.profiler.stepped()
         if ends:
             if job.is_rank_zero and done < end:
                 held_out.losses.report_end(done)
             break
         if trainer.is_ending:
             end_terminated(job, checkpointer.finish(losses.best_step()))
-        trainer.profiler.stepped()
         phases.wait_for_batch(done)
     trainer.profiler.finish()
     phases.save_checkpoint(end)

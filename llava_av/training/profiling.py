@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from llava_av.files import write_whole
+from llava_av.plurals import count_of
 from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE
 from llava_av.processes.variables import count_variable
 
@@ -79,24 +80,29 @@ class StepProfiler:
         elif self._left:
             activities = [ProfilerActivity.CPU]
             activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            # The profiler writes its own log lines to the console, errors without a GPU among them.
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
             self._profile = profile(activities=activities)
             self._profile.start()
             self._started = time.monotonic()
 
     def finish(self) -> None:
         """Write trace and table, if any step was profiled."""
-        found, self._profile, self._left = self._profile, None, 0
+        found, self._profile = self._profile, None
         if found is None:
             return
         total_s = time.monotonic() - self._started
         found.stop()
         if not self._steps:
+            # A stage of one step; the next one is profiled.
             return
+        self._left = 0
         self._folder.mkdir(parents=True, exist_ok=True)
         found.export_chrome_trace(str(self._folder / TRACE))
         table = self._table(total_s, _communication_s(found.events()))
         write_whole(self._folder / TABLE, table)
-        _LOG.info("profile of %d steps, trace in %s:\n%s", self._steps, self._folder / TRACE, table.rstrip())
+        steps = count_of(self._steps, "step")
+        _LOG.info("profile of %s, trace in %s:\n%s", steps, self._folder / TRACE, table.rstrip())
         for name in (TRACE, TABLE):
             self._keep(self._folder / name)
 

@@ -11,7 +11,7 @@ from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.model import fresh_model
 from llava_av.recipe import RecipeError, load_recipe, recipe_folder
-from tests.model_samples import TEXTS, tiny_recipe
+from tests.model_samples import TEXTS, tiny_model, tiny_recipe
 
 
 def said(*arguments: str) -> str:
@@ -73,6 +73,17 @@ def test_an_estimate_shows_each_part_and_the_memory_of_a_gpu() -> None:
     assert found["tokens_per_step"] == 48 * 152
     changed = {"training.num_processes": 4, "model.vocabulary_size": len(processor.tokenizer)}
     assert found["digest"] == load_recipe("dryrun").with_overrides(changed).digest()
+
+
+def test_a_recipe_with_a_base_model_has_one_digest(tmp_path: Path) -> None:
+    model, _ = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    recipe = {"name": "based", "model": {"base": str(tmp_path / "model")}}
+    content = json.dumps({**recipe, "training": {"steps": 1, "global_batch_size": 2}})
+    shown, found = (
+        json.loads(said(*one, "--json")) for one in (["show", content], ["estimate", content, "--gpus", "1"])
+    )
+    assert found["digest"] == shown["digest"]
 
 
 def test_a_recipe_that_does_not_fit_fails_after_the_table() -> None:

@@ -85,6 +85,17 @@ def test_group_of_one_process_is_a_group_too(tmp_path: Path, write_module: Write
     assert "0 1" in output(tmp_path, JobSpec(name="probe", module=module, processes=1))
 
 
+def test_the_report_of_a_group_that_failed_is_in_its_log_alone(
+    tmp_path: Path, write_module: WriteModule
+) -> None:
+    module = write_module("print('begun'); print('error: no such tower'); raise SystemExit(1)")
+    lines: list[str] = []
+    with pytest.raises(LaunchError, match=r"probe failed: no such tower \(log"):
+        LocalLauncher(tmp_path).run(JobSpec(name="probe", module=module, processes=1), on_line=lines.append)
+    assert lines == ["begun", "error: no such tower"]
+    assert "ChildFailedError" in (tmp_path / "probe.log").read_text()
+
+
 def test_user_error_of_the_job_is_quoted(tmp_path: Path, write_module: WriteModule) -> None:
     module = write_module("import sys; print('error: no clip x.mp4', file=sys.stderr); sys.exit(1)")
     with pytest.raises(LaunchError) as caught:

@@ -170,6 +170,10 @@ def test_only_the_last_stage_trains_an_adapter() -> None:
     recipe = staged({**ALIGN, "adapter": False}, JOINT, model=model)
     assert recipe.of_stage(0).model.adapter is None
     assert recipe.of_stage(1).model.adapter == recipe.model.adapter
+    assert recipe.of_stage(0).model.updated_text == "audio_connector"
+    assert recipe.of_stage(1).model.updated_text == "audio_connector, language (LoRA)"
+    weight_decomposed = recipe.with_overrides({"model.adapter.dora": True}).of_stage(1)
+    assert weight_decomposed.model.updated_text == "audio_connector, language (DoRA)"
     recipe.require_used_adapter()
     unused = staged({**ALIGN, "adapter": False}, {**JOINT, "adapter": False}, model=model)
     with pytest.raises(RecipeError, match=r"no stage trains model\.adapter.*last stage, joint"):

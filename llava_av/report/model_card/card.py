@@ -118,7 +118,7 @@ def _stages(recipe: Recipe, train: TrainingResult) -> list[dict[str, object]]:
             "name": found.name,
             "steps": found.steps,
             "global_batch_size": own.training.global_batch_size,
-            "parts": ", ".join(own.model.updated_parts),
+            "parts": own.model.updated_text,
         }
         for index, found in enumerate(train.stages)
         for own in [recipe.of_stage(index)]

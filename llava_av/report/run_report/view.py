@@ -199,7 +199,7 @@ def _stage_row(found: TrainedStage, recipe: Recipe | None) -> StageRow:
     return StageRow(
         name=found.name,
         steps=f"{found.first_step:,} to {found.last_step - 1:,}",
-        trained=", ".join(recipe.model.updated_parts).replace("_", " ") if recipe is not None else "",
+        trained=recipe.model.updated_text.replace("_", " ") if recipe is not None else "",
         learning_rate=f"{recipe.optimizer.learning_rate:g}" if recipe is not None else "",
         held_out=f"{best.held_out_loss:.4g} at step {best.step:,}" if best is not None else "",
         checkpoint=found.checkpoint.uri,
