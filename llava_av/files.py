@@ -6,8 +6,12 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-__all__ = ["PART", "is_new_folder", "whole_file", "write_json", "write_whole"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["PART", "is_new_folder", "whole_file", "write_array", "write_json", "write_whole"]
 
 PART = ".partial"
 """End of the name of a file that is not whole yet; a killed writer leaves it."""
@@ -61,3 +65,18 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
         ValueError: A number is not finite.
     """
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_array(file: IO[bytes], array: "npt.NDArray[Any]") -> None:
+    """Write an array as `numpy.save` does, whose error for a full disk has no number.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written.
+    """
+    # Most commands start without NumPy.
+    import numpy as np
+    from numpy.lib import format as array_format
+
+    whole = np.ascontiguousarray(array)
+    array_format.write_array_header_1_0(file, array_format.header_data_from_array_1_0(whole))
+    file.write(whole.data)

@@ -6,11 +6,13 @@ number of attempts affects each distinct request that often, so every request of
 
 import contextlib
 import http.client
+import re
 import socket
 import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -144,10 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _error(handler: _Handler, body: bytes) -> None:
-    text = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>try again</Message></Error>"
+def _error(status: int, code: str, handler: _Handler, body: bytes) -> None:
+    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>try again</Message></Error>".encode()
     headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(text)))]
-    handler.answer((500, headers, text))
+    handler.answer((status, headers, text))
 
 
 def _reset(handler: _Handler, body: bytes) -> None:
@@ -185,6 +187,34 @@ def _wrong_byte(handler: _Handler, body: bytes) -> None:
     handler.answer((status, headers, _flipped(content) if handler.is_content else content))
 
 
+def _other_range(handler: _Handler, body: bytes) -> None:
+    """Answer requests for a part of an object with the range after its first byte."""
+    status, headers, content = handler.forwarded(body)
+    if status == 206:
+        headers = [
+            (name, re.sub(r"(\d+)-", lambda first: f"{int(first[1]) + 1}-", value, count=1))
+            if name == "Content-Range"
+            else (name, value)
+            for name, value in (*headers[:-1], ("Content-Length", str(len(content) - 1)))
+        ]
+        content = content[1:]
+    handler.answer((status, headers, content))
+
+
+def _killed_before(handler: _Handler, body: bytes) -> None:
+    """Let no request arrive any more, from this one on, as if the client had been killed."""
+    handler.server.only = ""
+    handler.cut(reset=True)
+
+
+def _killed_after(handler: _Handler, body: bytes) -> None:
+    """Let no request arrive any more after this one."""
+    if handler.server.only:
+        handler.server.only = ""
+        handler.forwarded(body)
+    handler.cut(reset=True)
+
+
 def _no_artifacts(handler: _Handler, body: bytes) -> None:
     """Reject requests for MLflow's artifacts only."""
     refused = (403, [("Content-Length", "17")], b"Permission denied")
@@ -205,12 +235,18 @@ def _flipped(data: bytes) -> bytes:
 
 
 FAULTS: dict[str, Callable[[_Handler, bytes], None]] = {
-    "500": _error,
+    "500": partial(_error, 500, "InternalError"),
+    "503": partial(_error, 503, "SlowDown"),
+    "403": partial(_error, 403, "AccessDenied"),
+    "expired session": partial(_error, 400, "ExpiredToken"),
     "reset": _reset,
     "stall": _stall,
     "truncated": _truncated,
     "wrong byte": _wrong_byte,
+    "other range": _other_range,
     "lost reply": _lost_reply,
+    "killed before": _killed_before,
+    "killed after": _killed_after,
     "slow": _slow,
     "no artifacts": _no_artifacts,
     "held shards": _held_shards,

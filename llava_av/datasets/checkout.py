@@ -112,7 +112,7 @@ def _fill(
     progress: ProgressCallback | None,
 ) -> None:
     old = _read_marker(folder)
-    if old is None and folder.exists() and any(folder.iterdir()):
+    if old is None and folder.exists() and not all(map(_is_left, folder.iterdir())):
         raise CommitError(f"{folder} is not empty and not a copy of a dataset: name another folder")
     known = old.files if old is not None and old.commit == commit.id else {}
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
@@ -143,6 +143,11 @@ def _fill(
     stamps = {path: _stamp(folder / path) for path in sorted(kept | lists | wanted.keys())}
     verified = {path: stamp for path, stamp in stamps.items() if stamp is not None}
     _write_marker(folder, _Marker(commit=commit.id, whole=True, files=verified))
+
+
+def _is_left(path: Path) -> bool:
+    """Check whether a copy that was killed, or found the disk full, before its first file has left a path."""
+    return path.name == _PARTS or path.name.startswith(f".{_MARKER}.")
 
 
 def _write_list(content: ContentReader, folder: Path, split: str) -> None:

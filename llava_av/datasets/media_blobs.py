@@ -24,6 +24,8 @@ __all__ = ["Span", "cut", "download_files", "find_places", "spans_of"]
 
 _ADVICE = "run `llava-av data verify` with --repair and a folder that has an intact copy"
 _GAP_BYTES = 128 << 10
+# The entity tag of a pack does not tell whether a part of it was damaged on the way.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +88,16 @@ def cut(store: ObjectStore, span: Span) -> Iterator[tuple[FileRow, bytes | None]
     for row, offset in span.rows:
         start = offset - span.offset
         part = content[start : start + row.bytes]
-        if sha256_hex(part) != row.sha256:
-            # It may have been damaged on the way.
-            part = store.get_range(key, offset, row.bytes)
-        yield row, part if sha256_hex(part) == row.sha256 else None
+        yield row, part if sha256_hex(part) == row.sha256 else _read_again(store, key, offset, row)
+
+
+def _read_again(store: ObjectStore, key: str, offset: int, row: FileRow) -> bytes | None:
+    """Return the content of a file that may have been damaged on the way; None if it is damaged."""
+    for _ in range(_ATTEMPTS):
+        content = store.get_range(key, offset, row.bytes)
+        if sha256_hex(content) == row.sha256:
+            return content
+    return None
 
 
 def download_files(

@@ -90,7 +90,8 @@ def decode_pending(
     pending = _pending(store, _digests(lists))
     files = sorted(_found(store, commits, pending.digests), key=lambda item: item[0])
     bad = dict(pending.failures)
-    with local_files(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="llava-av-") as folder:
+    temporary = Path(tempfile.gettempdir())
+    with local_files(temporary / "llava-av"), tempfile.TemporaryDirectory(prefix="llava-av-") as folder:
         for start in range(0, len(files), _BATCH):
             results = _decoded(store, files[start : start + _BATCH], Path(folder))
             add_results(store, {digest: one.text for digest, one in results.items() if one.text})

@@ -98,7 +98,7 @@ def read_placement(store: ObjectStore, name: str, one: FileRange) -> Placement |
         found = store.find_json(key)
         return None if found is None else Placement.model_validate(found)
     except (ObjectDamaged, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "another checksum"
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "not what was written"
         raise CommitError(
             f"the places of files from {one.first} are damaged ({store.uri(key)}: {reason}): run `llava-av "
             f"data verify {name}` with --repair and a folder that has an intact copy"

@@ -11,6 +11,7 @@ it is read, so memory and start hardly depend on the number of samples.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -36,6 +37,7 @@ from llava_av.datasets.ranges import samples_content
 from llava_av.datasets.reading import Samples
 from llava_av.datasets.sample_columns import NamedColumn, SampleColumns
 from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.files import write_array
 from llava_av.storage import ObjectStore
 from llava_av.storage.store_errors import local_files
 from llava_av.storage.transfer import WORKERS
@@ -120,8 +122,9 @@ def sample_table(store: ObjectStore, commit: Commit, split: str, folder: Path) -
         StoreError: The object store or the local disk cannot be used.
     """
     table = folder / f"{commit.id[:16]}-{split}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with local_files(table), (folder / ".lock").open("ab") as lock:
+    with local_files(table), contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context((folder / ".lock").open("ab"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not table.exists():
             _delete_unused(folder)
@@ -159,7 +162,7 @@ def _write(folder: Path, samples: Samples) -> None:
         _flush(lines)
     for name, column in (("ends", np.concatenate(ends)), ("media", media.column), ("kinds", kinds.column)):
         with (folder / f"{name}.npy").open("wb") as file:
-            np.save(file, column)
+            write_array(file, column)
             _flush(file)
     with (folder / "kinds").open("w", encoding="utf-8") as file:
         json.dump([json.loads(b'"%s"' % kind) for kind in kinds.numbers], file)

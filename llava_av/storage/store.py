@@ -213,20 +213,22 @@ class ObjectStore:
 
         Raises:
             ObjectMissing: The object does not exist.
-            ObjectDamaged: The content does not match its seal.
-            StoreError: The content is not JSON.
+            ObjectDamaged: The content does not match its seal, or is not JSON, as after a truncation.
         """
         content = self.get_sealed(key)
         try:
             return json.loads(content)
         except ValueError as error:
-            raise StoreError(f"{self.uri(key)} at {self.endpoint} is not JSON: {error}") from error
+            raise ObjectDamaged(
+                f"{self.uri(key)} at {self.endpoint} is damaged: it is not JSON ({error}); restore it from a "
+                "backup, or delete it and repeat the step that wrote it"
+            ) from error
 
     def find_json(self, key: str) -> Any | None:
         """Return the content of a JSON object; None if it does not exist.
 
         Raises:
-            StoreError: The content is not JSON.
+            ObjectDamaged: As `get_json`.
         """
         try:
             return self.get_json(key)

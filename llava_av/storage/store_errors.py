@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _MISSING = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
 _FULL = {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
 # Transient errors with a misleading HTTP status: the server is busy, or bytes were damaged or truncated on
@@ -130,6 +131,11 @@ def _of_code(error: S3Error, endpoint: str, bucket: str, key: str) -> StoreError
         return StoreError(f"s3://{bucket}/{key} at {endpoint} was replaced while it was read: run again")
     if code == "RequestTimeTooSkewed":
         return StoreError(f"{where} refuses requests of this machine: set its clock")
+    if code in _EXPIRED:
+        return StoreError(
+            f"{where} refuses access to bucket {bucket}: the session has expired ({code}): set a new "
+            "AWS_SESSION_TOKEN with its keys, and run again"
+        )
     if code in _REFUSED or status in (401, 403):
         return StoreError(f"{where} refuses access to bucket {bucket} ({code or status}): {_KEYS}")
     if code in _FULL or status == 507:
@@ -138,7 +144,10 @@ def _of_code(error: S3Error, endpoint: str, bucket: str, key: str) -> StoreError
         described = _of_status(status, _one_line(error.message), endpoint, transient=code in _TRANSIENT)
         described.retry_after_s = _retry_after_s(error)
         return described
-    return StoreError(f"{where} refused s3://{bucket}/{key}: {code}: {_one_line(error.message)}")
+    refused = f"{where} refused s3://{bucket}/{key}: {code}: {_one_line(error.message)}"
+    # The answer to HEAD has no body, so it does not say that a session has expired.
+    advice = ": check whether the session of AWS_SESSION_TOKEN has expired" if code == "BadRequest" else ""
+    return StoreError(f"{refused}{advice}")
 
 
 def _of_status(status: int, message: str, endpoint: str, *, transient: bool = False) -> StoreError:

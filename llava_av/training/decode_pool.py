@@ -21,11 +21,13 @@ import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
 from llava_av.errors import UserError
+from llava_av.files import write_array
 from llava_av.media.clip import Clip, Video
 from llava_av.media.info import MediaError
 from llava_av.processes.cores import available_cores
 from llava_av.processes.lifeline import Lifeline, call_when_lifeline_ends
 from llava_av.processes.variables import count_variable
+from llava_av.storage.store_errors import local_files
 
 if TYPE_CHECKING:
     from llava_av.datasets.loading import LocatedSample
@@ -129,6 +131,7 @@ class DecodePool:
 
         Raises:
             MediaError: A file is missing or does not decode, or its worker exceeded a limit or crashed.
+            StoreError: There is no memory left for files.
         """
         try:
             decoded = future.result()
@@ -183,9 +186,9 @@ def _remove_if_orphaned(folder: str) -> None:
 def _decode_to_file(decode: Callable[[Any], Clip], sample: Sample | LocatedSample, folder: str) -> _Decoded:
     """Decode a clip in a worker, and write its arrays to a file."""
     clip = decode(sample)
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+    with local_files(Path(folder)), tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         for array in _arrays(clip):
-            np.save(file.file, array, allow_pickle=False)
+            write_array(file.file, array)
     return _Decoded(
         path=Path(file.name),
         frame_times_s=tuple(video.frame_times_s for video in clip.videos),

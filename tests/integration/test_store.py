@@ -102,7 +102,7 @@ def test_json(store: ObjectStore) -> None:
     store.put_json("value.json", {"b": [1, None, "ü"], "a": 0.1})
     assert store.get_json("value.json") == {"a": 0.1, "b": [1, None, "ü"]}
     store.put_bytes("value.json", b"{")
-    with pytest.raises(StoreError, match=r"value\.json at .* is not JSON"):
+    with pytest.raises(StoreError, match=r"value\.json at .* not JSON"):
         store.get_json("value.json")
 
 
