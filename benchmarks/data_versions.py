@@ -1,8 +1,14 @@
 """Benchmark of dataset versions: `python -m benchmarks.data_versions`.
 
 The folder has `--files` images of random pixels (1 to 20 KB) with one sample each. An embedded S3 server
-stores the commits. Each command is a process of its own; the table has its CPU seconds, those of the server
-during it, and the peak of its memory. Wall time is not reported, because it depends on other work.
+stores the commits. Each command is a process of its own; the table has its wall time, its CPU seconds, those
+of the server during it, and the peak of its memory. Wall time depends on other work on the machine.
+
+`--dvc PROGRAM` measures DVC with the same folder and server, in turn with ours. Install it in an environment
+of its own, `python -m venv DIR && DIR/bin/pip install 'dvc[s3]>=3,<4'`, and give DIR/bin/dvc. DVC checks no
+file.
+
+`--clips` adds a folder with that many short clips.
 
 `--rows` adds the manifest of a dataset with that many files whose media do not exist: its ranges are written,
 read again, and compared with those of a dataset in which 10 files differ.
@@ -12,10 +18,12 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +34,7 @@ from PIL import Image
 from llava_av.datasets.manifest import FileRange, Manifest, blob_key, canonical_json
 from llava_av.datasets.ranges import FileRow, cut_files
 from llava_av.datasets.reading import open_content
+from llava_av.media.encode import write_clip
 from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
 from llava_av.storage import ObjectStore
@@ -36,15 +45,17 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of a process and of the server during it, and the peak of the process's memory."""
+    """Seconds of some processes, CPU seconds of them and of the server, and the peak of their memory."""
 
     what: str
+    wall_s: float
     cpu_s: float
     server_cpu_s: float
     peak_mb: float
 
     def __str__(self) -> str:
-        return f"| {self.what} | {self.cpu_s:.1f} | {self.server_cpu_s:.1f} | {self.peak_mb:.0f} |"
+        seconds = (f"{one:.1f}" for one in (self.wall_s, self.cpu_s, self.server_cpu_s))
+        return f"| {self.what} | {' | '.join(seconds)} | {self.peak_mb:.0f} |"
 
 
 def write_folder(folder: Path, files: int) -> None:
@@ -66,28 +77,46 @@ def change_folder(folder: Path) -> None:
         _write_image(path, random)
 
 
+def write_clips(folder: Path, clips: int) -> None:
+    """Write clips of one second of random pixels, and their conversations."""
+    random = np.random.default_rng(0)
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "Noise."}]
+    with (folder / "conversations.jsonl").open("w") as lines:
+        for number in range(clips):
+            frames = random.integers(0, 256, (10, 48, 64, 3), np.uint8)
+            write_clip(folder / f"{number:05}.mp4", frames, 10.0, None, 16_000)
+            sample = {"id": f"{number:05}", "video": f"{number:05}.mp4", "conversations": turns}
+            lines.write(json.dumps(sample) + "\n")
+
+
 def _write_image(path: Path, random: np.random.Generator) -> None:
     side = int(random.integers(32, 140))
     Image.fromarray(random.integers(0, 256, (side, side), np.uint8)).save(path, compress_level=0)
 
 
-def measured(what: str, command: list[str], environment: Mapping[str, str]) -> Cost:
-    """Run a command and return its cost.
+def measured(
+    what: str, *commands: list[str], environment: Mapping[str, str], folder: Path | None = None
+) -> Cost:
+    """Run commands in a folder and return their cost.
 
     Raises:
-        RuntimeError: The command failed.
+        RuntimeError: A command failed.
     """
-    before = _server_cpu_s()
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{what} failed: {output}")
-    # Bytes on macOS, KiB elsewhere.
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Cost(what, usage.ru_utime + usage.ru_stime, _server_cpu_s() - before, peak / 1e6)
+    server_s, began, cpu_s, peak = _server_cpu_s(), time.monotonic(), 0.0, 0.0
+    for command in commands:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, cwd=folder
+        )
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{what} failed: {output}")
+        cpu_s += usage.ru_utime + usage.ru_stime
+        # Bytes on macOS, KiB elsewhere.
+        peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+    return Cost(what, time.monotonic() - began, cpu_s, _server_cpu_s() - server_s, peak)
 
 
 def _server_cpu_s() -> float:
@@ -98,21 +127,92 @@ def _server_cpu_s() -> float:
     return found
 
 
-def measure_folder(folder: Path, work: Path, environment: Mapping[str, str]) -> Iterator[Cost]:
-    """Measure commands of `llava-av data` on a folder."""
+class Dvc:
+    """DVC with a copy of a folder, and the same server as remote.
+
+    Args:
+        program: Program of DVC.
+        folder: Folder to copy.
+        work: Folder of the copy.
+        environment: Variables of the server.
+    """
+
+    def __init__(self, program: Path, folder: Path, work: Path, environment: Mapping[str, str]) -> None:
+        self._program, self._environment, self._home = str(program), environment, work / "dvc"
+        self.folder = self._home / "folder"
+        shutil.copytree(folder, self.folder)
+        store = ObjectStore.from_env(environment).in_bucket("dvc")
+        store.ensure_bucket()
+        remote = ["remote", "add", "--default", "store", store.uri(work.name)]
+        for arguments in (
+            ["init", "--no-scm"],
+            remote,
+            ["remote", "modify", "store", "endpointurl", store.endpoint],
+        ):
+            self("setup", arguments)
+
+    def __call__(self, what: str, *commands: list[str], folder: Path | None = None) -> Cost:
+        """Run commands of DVC."""
+        lines = [[self._program, *command, "--quiet"] for command in commands]
+        return measured(f"DVC: {what}", *lines, environment=self._environment, folder=folder or self._home)
+
+    def add(self, what: str) -> Cost:
+        """Add and push the folder."""
+        return self(what, ["add", "folder"], ["push"])
+
+    def pull(self, what: str) -> Cost:
+        """Pull the folder into another repository."""
+        clone = self._home.with_name("clone")
+        clone.mkdir()
+        shutil.copy(self._home / "folder.dvc", clone)
+        shutil.copytree(self._home / ".dvc", clone / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+        return self(what, ["pull"], folder=clone)
+
+
+def data_command(work: Path, environment: Mapping[str, str]) -> Callable[..., Cost]:
+    """Return the function that measures a command of `llava-av data`."""
 
     def data(what: str, *arguments: str | Path) -> Cost:
         own = [*map(str, arguments), "--output-dir", str(work / "output")]
-        return measured(what, [sys.executable, "-m", "llava_av", "data", *own], environment)
+        return measured(what, [sys.executable, "-m", "llava_av", "data", *own], environment=environment)
 
+    return data
+
+
+def measure_folder(
+    folder: Path, work: Path, environment: Mapping[str, str], dvc: Dvc | None
+) -> Iterator[Cost]:
+    """Measure commands on a folder, those of DVC after ours."""
+    data = data_command(work, environment)
     yield data("first commit", "commit", folder, "--name", "files")
+    if dvc:
+        yield dvc.add("first add and push")
     yield data("status, nothing changed", "status", folder, "--name", "files")
+    if dvc:
+        yield dvc("status, nothing changed", ["status"])
     yield data("commit, nothing changed", "commit", folder, "--name", "files")
-    change_folder(folder)
+    for changed in (folder, *([dvc.folder] if dvc else [])):
+        change_folder(changed)
     yield data(f"commit after {_CHANGED} files changed", "commit", folder, "--name", "files")
-    yield data("log", "log", "files")
+    if dvc:
+        yield dvc.add(f"add and push after {_CHANGED} files changed")
     yield data("checkout", "checkout", "files", work / "copy")
+    if dvc:
+        yield dvc.pull("pull")
+    yield data("log", "log", "files")
     yield data("gc, a list only", "gc")
+
+
+def measure_clips(
+    folder: Path, work: Path, environment: Mapping[str, str], dvc: Dvc | None
+) -> Iterator[Cost]:
+    """Measure commits of a folder with clips."""
+    data = data_command(work, environment)
+    clips = len(list(folder.glob("*.mp4")))
+    for what in (f"first commit of {clips} clips", f"commit of {clips} unchanged clips"):
+        yield data(what, "commit", folder, "--name", "clips")
+        if dvc:
+            yield dvc.add(what.replace("commit", "add and push"))
 
 
 def write_rows(store: ObjectStore, rows: int, manifest: Path, *, changed: int = 0) -> None:
@@ -149,7 +249,8 @@ def measure_rows(rows: int, work: Path, environment: Mapping[str, str]) -> Itera
 
     def step(what: str, name: str) -> Cost:
         own = ["--rows", str(rows), "--step", name, "--work", str(work)]
-        return measured(what, [sys.executable, "-m", "benchmarks.data_versions", *own], environment)
+        command = [sys.executable, "-m", "benchmarks.data_versions", *own]
+        return measured(what, command, environment=environment)
 
     yield step(f"manifest of {rows:,} files: write", "write")
     yield step("read", "read")
@@ -170,29 +271,42 @@ def run_step(name: str, rows: int, work: Path) -> None:
         compare_rows(store, first, second)
 
 
+def measure_all(options: argparse.Namespace, work: Path, environment: Mapping[str, str]) -> Iterator[Cost]:
+    """Measure what the options name."""
+    for count, write, measure, name in (
+        (options.files, write_folder, measure_folder, "files"),
+        (options.clips, write_clips, measure_clips, "clips"),
+    ):
+        if count:
+            own = work / name
+            (own / "folder").mkdir(parents=True)
+            write(own / "folder", count)
+            dvc = Dvc(options.dvc.resolve(), own / "folder", own, environment) if options.dvc else None
+            yield from measure(own / "folder", own, environment, dvc)
+    if options.rows:
+        yield from measure_rows(options.rows, work, environment)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=50_000, help="files of the folder; 0 for none")
+    parser.add_argument("--clips", type=int, default=2000, help="clips of the second folder; 0 for none")
     parser.add_argument("--rows", type=int, default=2_000_000, help="files of the manifest; 0 for none")
+    parser.add_argument("--dvc", type=Path, default=None, help="program of DVC 3; ours alone without")
     parser.add_argument("--step", default="", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, default=Path(), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         run_step(options.step, options.rows, options.work)
         return
-    print("| What | CPU s | CPU s of the server | Peak memory, MB |\n| --- | --- | --- | --- |")
+    print(f"| What | Wall s | CPU s | CPU s of the server | Peak memory, MB |\n|{' --- |' * 5}")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         lock = StateLock(work / "state", "benchmark")
         with embedded_servers(work / "state", lock, ServerOptions(mlflow=False)) as running:
             environment = running.addresses.environment(running.credentials)
             ObjectStore.from_env(environment).ensure_bucket()
-            if options.files:
-                (work / "folder").mkdir()
-                write_folder(work / "folder", options.files)
-                for cost in measure_folder(work / "folder", work, environment):
-                    print(cost, flush=True)
-            for cost in measure_rows(options.rows, work, environment) if options.rows else ():
+            for cost in measure_all(options, work, environment):
                 print(cost, flush=True)
         lock.close()
 

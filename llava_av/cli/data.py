@@ -23,8 +23,8 @@ from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
     AuthorOption,
-    Check,
-    DatasetName,
+    CheckOption,
+    DatasetArgument,
     HeldOutShare,
     MaxBadShare,
     MessageOption,
@@ -74,7 +74,7 @@ def commit(
         bool,
         typer.Option("--force", help="If another writer commits meanwhile, replace the other content."),
     ] = False,
-    check: Check = "full",
+    check: CheckOption = "full",
     rehash: Rehash = False,
     launcher: LauncherName = "local",
     processes: Annotated[int, typer.Option(min=1, help="Processes that read the files, as one job.")] = 1,
@@ -143,7 +143,7 @@ def convert(
 
 
 @app.command()
-def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def show(dataset: DatasetArgument, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show the contents of a commit."""
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.pending_checks import pending_files

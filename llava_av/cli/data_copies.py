@@ -8,7 +8,7 @@ import typer
 
 from llava_av.cli.data_options import (
     AsJson,
-    DatasetName,
+    DatasetArgument,
     PatternOption,
     SampleOption,
     SplitOption,
@@ -28,7 +28,7 @@ __all__ = ["checkout", "ls", "tag"]
 
 
 def ls(
-    dataset: DatasetName,
+    dataset: DatasetArgument,
     split: SplitOption = "",
     pattern: PatternOption = "",
     files: Annotated[bool, typer.Option("--files", help="List media files instead of samples.")] = False,
@@ -114,7 +114,7 @@ def _print_tags(dataset: str, tags: "dict[str, Tag]", *, as_json: bool) -> None:
 
 
 def checkout(
-    dataset: DatasetName,
+    dataset: DatasetArgument,
     folder: Annotated[Path, typer.Argument(help="Folder to create, or to complete.")],
     split: SplitOption = "",
     pattern: PatternOption = "",

@@ -7,7 +7,7 @@ import typer
 from llava_av.cli.data_options import (
     AsJson,
     AuthorOption,
-    DatasetName,
+    DatasetArgument,
     MessageOption,
     PatternOption,
     SplitOption,
@@ -66,7 +66,7 @@ def merge(
 
 
 def filter_(
-    dataset: DatasetName,
+    dataset: DatasetArgument,
     into: Into,
     split: SplitOption = "",
     pattern: PatternOption = "",

@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetName, PatternOption, SplitOption, print_json, stored_data
+from llava_av.cli.data_options import (
+    AsJson,
+    DatasetArgument,
+    PatternOption,
+    SplitOption,
+    print_json,
+    stored_data,
+)
 from llava_av.cli.options import OutputDir
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -16,7 +23,7 @@ _BYTES_PER_MB = 1_000_000
 
 
 def export(
-    dataset: DatasetName,
+    dataset: DatasetArgument,
     folder: Annotated[Path, typer.Argument(help="Folder to create.")],
     form: Annotated[Literal["webdataset", "parquet"], typer.Option("--format", help="Format of the shards.")],
     shard_mb: Annotated[

@@ -10,8 +10,8 @@ import typer
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
-    Check,
-    DatasetName,
+    CheckOption,
+    DatasetArgument,
     HeldOutShare,
     MaxBadShare,
     Rehash,
@@ -33,7 +33,7 @@ __all__ = ["diff", "log", "status"]
 _MOST_NAMES = 20
 
 
-def log(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def log(dataset: DatasetArgument, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show the commits of a dataset, the newest first."""
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.history import read_log
@@ -88,7 +88,7 @@ def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
 
 
 def diff(
-    before: DatasetName,
+    before: DatasetArgument,
     after: Annotated[
         str, typer.Argument(metavar="DATASET", help="Dataset to compare with: NAME, NAME@COMMIT or NAME@TAG.")
     ],
@@ -118,7 +118,7 @@ def status(
     held_out_share: HeldOutShare = 0.1,
     max_bad_share: MaxBadShare = 0.05,
     allow_shared_media: AllowSharedMedia = False,
-    check: Check = "full",
+    check: CheckOption = "full",
     rehash: Rehash = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,

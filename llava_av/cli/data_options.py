@@ -17,8 +17,8 @@ __all__ = [
     "AllowSharedMedia",
     "AsJson",
     "AuthorOption",
-    "Check",
-    "DatasetName",
+    "CheckOption",
+    "DatasetArgument",
     "HeldOutShare",
     "MaxBadShare",
     "MessageOption",
@@ -31,7 +31,7 @@ __all__ = [
     "stored_data",
 ]
 
-DatasetName = Annotated[
+DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="NAME (its newest commit), NAME@COMMIT or NAME@TAG.")
 ]
 HeldOutShare = Annotated[float, typer.Option(help="Share of the samples to hold out for evaluation.")]
@@ -50,7 +50,7 @@ MessageOption = Annotated[
 AuthorOption = Annotated[
     str, typer.Option("--author", help="Author for the history (default: git's user, else this user).")
 ]
-Check = Annotated[
+CheckOption = Annotated[
     Literal["full", "sample", "headers"],
     typer.Option(
         "--check",

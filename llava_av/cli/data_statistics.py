@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetName, pending_text, print_json, stored_data
+from llava_av.cli.data_options import AsJson, DatasetArgument, pending_text, print_json, stored_data
 from llava_av.cli.options import OutputDir, chosen_recipe
 from llava_av.errors import printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -20,7 +20,7 @@ _MOST_ROWS = 10
 
 
 def stats(
-    dataset: DatasetName,
+    dataset: DatasetArgument,
     split: Annotated[str, typer.Option(help="Only samples of this split.")] = "",
     recipe: Annotated[
         str, typer.Option(help="Also count the tokens of each sample for the model of this recipe.")

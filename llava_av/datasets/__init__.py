@@ -8,20 +8,21 @@ file. `split` divides the samples into a training and a held-out set that share 
 `manifest` defines a dataset commit and its keys in S3: a manifest lists ranges, and `ranges` cuts files and
 samples into them. `placements` names the packs that hold small files of a range. `reading` gives the files
 and samples of a commit of any version, or of a folder, range by range, and `media_blobs` downloads the files.
-`file_cache` remembers digests of files on this machine, `media_checks` checks media files at a chosen depth,
-`stored_checks` shares the results among machines, `pending_checks` decodes files that were committed without
-decoding, and `ingest_results` are what the processes of a distributed ingest tell each other. `stored_blobs`
-collects the media that a new commit takes over from the newest one, `uploads` and `packs` write the content
-that the newest commit lacks, and `commits` writes and reads whole commits; `rebase` joins the changes of two
-writers. `writers` keeps commits and the deletion of unused blobs apart. `history` stores the author, time and
-message of a commit, and `media_facts` the properties of its media. `tags` gives names to commits, and
-`commit_names` finds the commit that a user's text names. `contents` reads the samples of a commit,
-`comparison` compares two contents, `statistics` describes one, `excerpt` chooses some samples of a commit to
-look at, and `extraction` copies a commit to a folder that can be committed again; the package `exports`
-writes one as tars or Parquet files. `merging` joins several commits and `filtering` takes a part of one;
-`derived_content` cuts and writes the ranges of both, and `derived_commits` commits them. `previous_version`
-compares a folder with the newest commit of its dataset, `verification` compares stored content with its
-digests, and `repairing` replaces what is damaged.
+`file_cache` remembers digests of files on this machine, `folder_stamp` recognizes a folder that has not
+changed since its commit, `media_checks` checks media files at a chosen depth, `stored_checks` shares the
+results among machines, `pending_checks` decodes files that were committed without decoding, and
+`ingest_results` are what the processes of a distributed ingest tell each other. `stored_blobs` collects the
+media that a new commit takes over from the newest one, `uploads` and `packs` write the content that the
+newest commit lacks, and `commits` writes and reads whole commits; `rebase` joins the changes of two writers.
+`writers` keeps commits and the deletion of unused blobs apart. `history` stores the author, time and message
+of a commit, and `media_facts` the properties of its media. `tags` gives names to commits, and `commit_names`
+finds the commit that a user's text names. `contents` reads the samples of a commit, `comparison` compares two
+contents, `statistics` describes one, `excerpt` chooses some samples of a commit to look at, and `extraction`
+copies a commit to a folder that can be committed again; the package `exports` writes one as tars or Parquet
+files. `merging` joins several commits and `filtering` takes a part of one; `derived_content` cuts and writes
+the ranges of both, and `derived_commits` commits them. `previous_version` compares a folder with the newest
+commit of its dataset, `verification` compares stored content with its digests, and `repairing` replaces what
+is damaged.
 
 `checkout` makes a verified local copy of a split for an evaluation, and `blob_cache` keeps the blobs that
 trainings of a node need next. `mix` joins the samples of several commits, whose `sample_columns` determine

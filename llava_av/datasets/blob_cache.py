@@ -33,12 +33,12 @@ from llava_av.storage.store_errors import local_files
 __all__ = ["CACHE_VARIABLE", "NEVER", "BlobCache", "cache_bytes"]
 
 CACHE_VARIABLE = "LLAVA_AV_DATA_CACHE_MB"
-"""Variable with the size of the cache in MB; unset: 16 GB, at most half of the space left to it."""
+"""Variable with the size of the cache in MB; unset: 8 GB, at most half of the space left to it."""
 NEVER = 2**31 - 1
 """Step of a use that is not expected."""
 
 _MB = 10**6
-_DEFAULT_BYTES = 16 * 10**9
+_DEFAULT_BYTES = 8 * 10**9
 # A scan of the folder frees more than one blob needs, so that not every download needs one.
 _FREED_SHARE = 0.1
 

@@ -9,7 +9,9 @@ digest of each file | digest of each pack | all paths | checksum of the rest
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -108,11 +110,23 @@ class CommitFiles:
             found = _RangeColumns.read(file, one.rows)
             if found is None:
                 with local_files(file):
-                    write_whole(file, _content(self._files.load(one), self._reader.places(one)))
+                    write_whole(file, _content(*self._read(one), self._reader.places(one)))
                 found = _RangeColumns.read(file, one.rows)
                 assert found is not None, "a file that was just written is whole"
             self._ranges[one.sha256] = found
         return self._ranges[one.sha256]
+
+    def _read(self, one: FileRange) -> tuple[Sequence[str], Sequence[str], Sequence[int]]:
+        """Return paths, digests and sizes of a range."""
+        if self._files.content is not None:
+            # An object for each row would take most of the time.
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                columns = json.loads(self._files.content(one))
+                found = columns["path"], columns["sha256"], columns["bytes"]
+                if {*map(len, found)} == {one.rows}:
+                    return found
+        paths, digests, sizes = zip(*self._files.load(one), strict=True)
+        return paths, digests, sizes
 
 
 class _RangeColumns:
@@ -157,20 +171,21 @@ class _RangeColumns:
         return self._content[self._paths + start : self._paths + int(self._ends[place])].tobytes()
 
 
-def _content(rows: Sequence[FileRow], places: Mapping[str, Place]) -> bytes:
-    paths = [row.path.encode() for row in rows]
-    found = [places.get(row.sha256) for row in rows]
+def _content(
+    names: Sequence[str], digests: Sequence[str], sizes: Sequence[int], places: Mapping[str, Place]
+) -> bytes:
+    paths = [name.encode() for name in names]
+    found = list(map(places.get, digests))
     packs: dict[str, int] = {}
     numbers = (
-        [len(rows)],
+        [len(paths)],
         np.cumsum(list(map(len, paths))),
-        [row.bytes for row in rows],
+        sizes,
         [-1 if place is None else packs.setdefault(place.pack, len(packs)) for place in found],
         [0 if place is None else place.offset for place in found],
     )
     columns = np.concatenate(numbers).astype(np.int64)
-    digests = bytes.fromhex("".join((*(row.sha256 for row in rows), *packs)))
-    body = b"".join((columns.tobytes(), digests, *paths))
+    body = b"".join((columns.tobytes(), bytes.fromhex("".join((*digests, *packs))), *paths))
     return body + _checksum(body)
 
 

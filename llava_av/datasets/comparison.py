@@ -24,6 +24,7 @@ __all__ = [
     "compare_contents",
     "compared_commit",
     "count_contents",
+    "no_changes",
 ]
 
 
@@ -97,6 +98,12 @@ def compare_contents(before: ComparedContent, after: ComparedContent) -> Content
         before=_counts(before),
         after=_counts(after),
     )
+
+
+def no_changes(content: ComparedContent) -> ContentChanges:
+    """Return the comparison of a content with an equal one; errors as for `compare_contents`."""
+    nothing, counts = Changes(added=(), removed=(), changed=()), _counts(content)
+    return ContentChanges(samples=nothing, files=nothing, before=counts, after=counts)
 
 
 def _samples(own: ComparedContent, other: ComparedContent) -> dict[str, tuple[str, Sample]]:

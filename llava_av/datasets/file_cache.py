@@ -123,6 +123,14 @@ class FileCache:
         for key, value in facts.items():
             FileCache._put(self, key, value)
 
+    def committed(self, folder: str, stamp: str) -> str | None:
+        """Return the ID of the commit that `remember_committed` was called with; see `folder_stamp`."""
+        return self._get(f"folder {stamp} {folder}")
+
+    def remember_committed(self, folder: str, stamp: str, commit: str) -> None:
+        """Remember the commit that has the content of a folder with a stamp."""
+        self._put(f"folder {stamp} {folder}", commit)
+
     def object_digest(self, address: str, entity_tag: str) -> str | None:
         """Return the digest that `remember_digest` was called with for a version of a stored object."""
         return self._get(f"digest {entity_tag} {address}")
@@ -140,7 +148,9 @@ class FileCache:
         self._put(f"object {address}", entity_tag)
 
     def _fact(self, kind: str, path: Path, stamp: Stamp, read: Callable[[Path], str]) -> str:
-        name = os.fsencode(os.path.abspath(path)).decode(errors="backslashreplace")
+        name = os.path.abspath(path)
+        if not name.isascii():
+            name = os.fsencode(name).decode(errors="backslashreplace")
         key = f"{kind} {' '.join(map(str, stamp))} {name}"
         if (found := self._get(key)) is not None:
             return found
@@ -217,8 +227,6 @@ def _connected(name: str) -> sqlite3.Connection:
     try:
         # A row that a power failure damages has no valid checksum.
         database.execute("PRAGMA synchronous = OFF")
-        # Rows are not sorted as files are, so with the default of 2 MB most pages are read again and again.
-        database.execute("PRAGMA cache_size = -65536")
         with database:
             database.execute(_SCHEMA)
         database.execute("SELECT * FROM facts LIMIT 1").fetchall()

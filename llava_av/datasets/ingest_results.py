@@ -18,7 +18,7 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.storage import ObjectDamaged, ObjectStore, map_parallel
 from llava_av.storage.seals import json_bytes
 
-__all__ = ["INGESTS", "ResultSender", "SharedCache", "delete_results", "read_results"]
+__all__ = ["INGESTS", "ResultSender", "SharedCache", "delete_results", "read_ingest_results"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class ResultSender:
             self._store.put_json(f"{INGESTS}{self._ingest}-{name}.json", facts)
 
 
-def read_results(store: ObjectStore, ingest: str) -> Iterator[Mapping[str, str]]:
+def read_ingest_results(store: ObjectStore, ingest: str) -> Iterator[Mapping[str, str]]:
     """Yield the facts of an ingest; those that are damaged are left out.
 
     Raises:

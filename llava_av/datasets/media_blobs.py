@@ -20,7 +20,7 @@ from llava_av.datasets.uploads import naming
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
 
-__all__ = ["Span", "cut", "download_files", "find_places", "spans_of"]
+__all__ = ["PackSpan", "cut", "download_files", "find_places", "spans_of"]
 
 _ADVICE = "run `llava-av data verify` with --repair and a folder that has an intact copy"
 _GAP_BYTES = 128 << 10
@@ -29,7 +29,7 @@ _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class PackSpan:
     """Files of one pack that are read by one request."""
 
     pack: str
@@ -54,7 +54,7 @@ def find_places(reader: ContentReader, rows: Iterable[FileRow]) -> dict[str, Pla
     return {row.sha256: found[row.sha256] for row in rows if row.sha256 in found}
 
 
-def spans_of(rows: Iterable[FileRow], places: Mapping[str, Place]) -> Iterator[Span]:
+def spans_of(rows: Iterable[FileRow], places: Mapping[str, Place]) -> Iterator[PackSpan]:
     """Yield the spans of the files that have a place, pack by pack."""
     packed = sorted(
         ((*places[row.sha256], row) for row in rows if row.sha256 in places), key=lambda one: one[:2]
@@ -71,12 +71,12 @@ def spans_of(rows: Iterable[FileRow], places: Mapping[str, Place]) -> Iterator[S
         yield _span(pack, own)
 
 
-def _span(pack: str, rows: Sequence[tuple[FileRow, int]]) -> Span:
+def _span(pack: str, rows: Sequence[tuple[FileRow, int]]) -> PackSpan:
     first, end = rows[0][1], max(offset + row.bytes for row, offset in rows)
-    return Span(pack=pack, offset=first, length=end - first, rows=tuple(rows))
+    return PackSpan(pack=pack, offset=first, length=end - first, rows=tuple(rows))
 
 
-def cut(store: ObjectStore, span: Span) -> Iterator[tuple[FileRow, bytes | None]]:
+def cut(store: ObjectStore, span: PackSpan) -> Iterator[tuple[FileRow, bytes | None]]:
     """Read a span and yield its files with their content; None for a file that is damaged.
 
     Raises:
@@ -153,7 +153,7 @@ class _Target:
             raise self._damaged(row, key)
         self._finish(row)
 
-    def write_span(self, span: Span) -> None:
+    def write_span(self, span: PackSpan) -> None:
         """Write files of a pack."""
         key = blob_key(span.pack)
         with self._losses(span.rows[0][0], key):

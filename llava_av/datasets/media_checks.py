@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from llava_av.datasets.file_cache import FileCache, KnownFile, Stamp, check_key
-from llava_av.datasets.stored_checks import add_results, bucket_of, read_results, stored_buckets
+from llava_av.datasets.stored_checks import add_results, bucket_of, read_stored_results, stored_buckets
 from llava_av.media.info import MediaError, MediaInfo, UnreadableError
 from llava_av.storage import ObjectStore
 
@@ -159,7 +159,7 @@ class MediaChecks:
         if self._unread is None:
             self._unread = stored_buckets(self._store)
         if bucket in self._unread:
-            results = read_results(self._store, bucket)
+            results = read_stored_results(self._store, bucket)
             self.cache.copy({check_key(_DECODED, digest): text for digest, text in results.items()})
             self._unread.discard(bucket)
 

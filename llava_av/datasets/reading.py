@@ -123,7 +123,7 @@ def open_content(
         for split, entry in sorted(manifest.splits.items())
     }
     return ContentReader(
-        files=Listing(ranges=manifest.files, load=blobs.files),
+        files=Listing(ranges=manifest.files, load=blobs.files, content=blobs.file_content),
         splits={split: partial(_itself, listing) for split, listing in splits.items()},
         quarantined=manifest.quarantined,
         has_blobs=True,
@@ -163,8 +163,12 @@ class _Blobs:
 
     def files(self, one: FileRange) -> list[FileRow]:
         """Return the files of a range."""
-        content = self._read(one.sha256, "paths of files")
+        content = self.file_content(one)
         return self._parsed("paths of files", lambda: parse_files(one, content))
+
+    def file_content(self, one: FileRange) -> bytes:
+        """Return the content of a range of files."""
+        return self._read(one.sha256, "paths of files")
 
     def _read(self, digest: str, what: str) -> bytes:
         key = blob_key(digest)

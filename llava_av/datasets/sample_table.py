@@ -20,8 +20,11 @@ import shutil
 import time
 import uuid
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -35,14 +38,15 @@ from llava_av.datasets.reading import Samples
 from llava_av.datasets.sample_columns import NamedColumn, SampleColumns
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.files import write_array
-from llava_av.storage import ObjectStore, map_parallel
+from llava_av.storage import ObjectStore
 from llava_av.storage.store_errors import local_files
+from llava_av.storage.transfer import WORKERS
 
 __all__ = ["SampleTable", "sample_table"]
 
 _PARSED_KEPT = 4096
 _UNUSED_S = 7 * 24 * 3600.0
-_RANGES_AT_ONCE = 64
+_RANGES_AHEAD = 64
 _DEFAULT_KIND = b"all"
 # Canonical JSON sorts its keys, and a quote inside of text is escaped.
 _LINE = re.compile(
@@ -172,13 +176,18 @@ def _flush(file: Any) -> None:
 
 
 def _contents(samples: Samples) -> Iterator[bytes]:
-    """Yield the lines of each range; some ranges are read at the same time."""
+    """Yield the lines of each range; threads read the next ones."""
 
     def read(one: SampleRange) -> bytes:
         return samples_content(samples.load(one)) if samples.content is None else samples.content(one)
 
-    for first in range(0, len(samples.ranges), _RANGES_AT_ONCE):
-        yield from map_parallel(read, samples.ranges[first : first + _RANGES_AT_ONCE])
+    ranges = iter(samples.ranges)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="samples") as pool:
+        ahead = deque(pool.submit(read, one) for one in islice(ranges, _RANGES_AHEAD))
+        while ahead:
+            content = ahead.popleft().result()
+            ahead.extend(pool.submit(read, one) for one in islice(ranges, 1))
+            yield content
 
 
 def _keys(content: bytes, rows: int) -> tuple[list[bytes], list[bytes]]:

@@ -16,7 +16,7 @@ from llava_av.media.info import CHECK_VERSION
 from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore, map_parallel
 from llava_av.storage.seals import json_bytes, seal
 
-__all__ = ["add_results", "bucket_of", "read_results", "results_of", "stored_buckets"]
+__all__ = ["add_results", "bucket_of", "read_stored_results", "results_of", "stored_buckets"]
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = "datasets/.checks/"
@@ -38,7 +38,7 @@ def stored_buckets(store: ObjectStore) -> set[str]:
     return {info.key.removeprefix(start).removesuffix(".json") for info in store.list(start)}
 
 
-def read_results(store: ObjectStore, bucket: str) -> dict[str, str]:
+def read_stored_results(store: ObjectStore, bucket: str) -> dict[str, str]:
     """Return the results of one part by digest."""
     return _read(store, _key(bucket))[0]
 
@@ -48,7 +48,7 @@ def results_of(store: ObjectStore, digests: Iterable[str]) -> dict[str, str]:
 
     def known(item: tuple[str, list[str]]) -> dict[str, str]:
         bucket, own = item
-        results = read_results(store, bucket)
+        results = read_stored_results(store, bucket)
         return {digest: results[digest] for digest in own if digest in results}
 
     found = map_parallel(known, _by_bucket(digests).items())

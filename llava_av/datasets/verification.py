@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from llava_av.datasets.commits import Commit, read_commit
 from llava_av.datasets.manifest import CommitError, FlatManifest, blob_key, list_path, safe_path
-from llava_av.datasets.media_blobs import Span, cut, spans_of
+from llava_av.datasets.media_blobs import PackSpan, cut, spans_of
 from llava_av.datasets.placements import Place
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
@@ -185,7 +185,7 @@ def _damage(store: ObjectStore, digest: str) -> dict[str, str]:
     return {digest: state} if state else {}
 
 
-def _states(store: ObjectStore, span: Span) -> dict[str, str]:
+def _states(store: ObjectStore, span: PackSpan) -> dict[str, str]:
     """Return the state of each damaged file of a span."""
     key = blob_key(span.pack)
     try:

@@ -123,7 +123,8 @@ def run_policy(
     reads = [
         "blobs/*",
         f"datasets/{dataset['name']}/commits/{dataset['commit']}.json",
-        f"datasets/{dataset['name']}/manifests/*",
+        # `manifests/` and `media/`, in few characters.
+        f"datasets/{dataset['name']}/m*",
         f"datasets/{dataset['name']}/packs/*",
         *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
@@ -140,15 +141,19 @@ def run_policy(
         allow(("s3:GetObject", *WRITE, "s3:DeleteObject"), [bucket], *temporary),
         NO_ADMIN,
     )
+    _require_short(policy, run, datasets=1 + len(further_datasets))
+    return policy
+
+
+def _require_short(policy: Policy, run: str, *, datasets: int) -> None:
+    """Require that a policy may be that of a session."""
     length = len(policy_text(policy))
     if length > _MAX_CHARACTERS:
         raise LaunchError(
             f"run {run}: the policy of its session keys for S3 has {length:,} characters for "
-            f"{count_of(1 + len(further_datasets), 'dataset')}, but may have at most {_MAX_CHARACTERS:,}: "
-            "commit datasets together, give them shorter names, or set session_credentials to false in the "
-            "job profile"
+            f"{count_of(datasets, 'dataset')}, but may have at most {_MAX_CHARACTERS:,}: commit datasets "
+            "together, give them shorter names, or set session_credentials to false in the job profile"
         )
-    return policy
 
 
 def policy_text(policy: Policy) -> str:

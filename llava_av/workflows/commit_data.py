@@ -3,13 +3,14 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit, Head, OnConflict, commit_dataset, read_head
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
+from llava_av.datasets.folder_stamp import KnownFolder
 from llava_av.datasets.manifest import QuarantinedEntry
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.media_facts import has_facts, write_facts
@@ -32,6 +33,7 @@ __all__ = [
     "commit_demo",
     "commit_folder",
     "is_demo",
+    "known_folder",
     "plain_splits",
 ]
 
@@ -114,6 +116,11 @@ def commit_folder(
     chosen = _dataset_name(folder, name)
     head = read_head(store, chosen)
     with FileCache(cache_file) as cache:
+        known = known_folder(cache, folder, chosen, data, allow_shared_media=allow_shared_media)
+        same = head.commit if known is not None and known.commit == head.id and not again else None
+        if same is not None and has_facts(store, same):
+            _warn_of_message(same, message)
+            return replace(same, unchanged=True)
         checks = MediaChecks(cache, store, depth=depth, again=again)
         scan = _scan(folder, checks, data.max_bad_share, max_audio_s)
         plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
@@ -122,9 +129,21 @@ def commit_folder(
         content = _Content(folder=folder, scan=scan, splits=plain)
         record = recording(store, message=message, author=author, media=scan.facts, pending=scan.pending)
         committed = content.commit(store, chosen, head, cache, before_head=record, on_conflict=on_conflict)
-    if committed.unchanged:
-        _report_unchanged(store, committed, scan, message)
+        if committed.unchanged:
+            _report_unchanged(store, committed, scan, message)
+        # Omissions are reported each time, and pending media are decoded at another depth.
+        if known is not None and not scan.quarantined and not scan.pending and on_conflict != "rebase":
+            known.remember(committed.id)
     return committed
+
+
+def known_folder(
+    cache: FileCache, folder: Path | RemoteFolder, name: str, data: DataRecipe, *, allow_shared_media: bool
+) -> KnownFolder | None:
+    """Return the commit of a folder that has not changed; None for a prefix in S3."""
+    if isinstance(folder, RemoteFolder):
+        return None
+    return KnownFolder(cache, folder, name, data.held_out_share, allow_shared_media)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +246,13 @@ def _compare(
     _report_moved(previous, splits)
 
 
-def _report_unchanged(store: ObjectStore, commit: Commit, scan: FolderScan, message: str) -> None:
+def _warn_of_message(commit: Commit, message: str) -> None:
     if message:
         _LOG.warning("the message is not stored: %s has no change since %s", commit.name, commit.id[:16])
+
+
+def _report_unchanged(store: ObjectStore, commit: Commit, scan: FolderScan, message: str) -> None:
+    _warn_of_message(commit, message)
     if not has_facts(store, commit):
         write_facts(store, commit, scan.facts, scan.pending)
 

@@ -1,12 +1,19 @@
 """Preview of a commit: what would change if a folder were committed now, without uploading anything."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_av.datasets.commits import Commit, find_commit
-from llava_av.datasets.comparison import ComparedContent, ContentChanges, compare_contents, compared_commit
+from llava_av.datasets.comparison import (
+    ComparedContent,
+    ContentChanges,
+    compare_contents,
+    compared_commit,
+    no_changes,
+)
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import check_name, ref_key, safe_path
@@ -19,7 +26,7 @@ from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folde
 from llava_av.processes import progress_reporter
 from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import plain_splits
+from llava_av.workflows.commit_data import known_folder, plain_splits
 
 __all__ = ["FolderStatus", "folder_status"]
 
@@ -85,12 +92,15 @@ def folder_status(
     """
     chosen = name or name_of_folder(folder)
     check_name(chosen)
+    newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
+    before = _nothing() if newest is None else compared_commit(store, newest)
     with FileCache(cache_file) as cache:
+        known = known_folder(cache, folder, chosen, data, allow_shared_media=allow_shared_media)
+        if newest is not None and known is not None and known.commit == newest.id and not again:
+            return _unchanged(newest, before)
         checks = MediaChecks(cache, store, depth=depth, again=again)
         scan = read_folder(folder, progress_reporter("data", "files checked"), checks=checks)
     splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
-    newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
-    before = _nothing() if newest is None else compared_commit(store, newest)
     changes = compare_contents(before, _contents(folder, scan, splits))
     return FolderStatus(
         name=chosen,
@@ -103,13 +113,27 @@ def folder_status(
     )
 
 
+def _unchanged(newest: Commit, content: ComparedContent) -> FolderStatus:
+    return FolderStatus(
+        name=newest.name,
+        newest=newest,
+        changes=no_changes(content),
+        left_out=(),
+        commits=False,
+        refused=False,
+        pending=0,
+    )
+
+
 def _nothing() -> ComparedContent:
     return ComparedContent(content=content_in_memory({}, (), ()), facts=lambda one: {})
 
 
 def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> ComparedContent:
     used = {path for own in splits.values() for sample in own for path in sample.media}
-    rows = {safe_path(path): (scan.digests[path], (folder / path).stat().st_size) for path in used}
+    rows = {
+        safe_path(path): (scan.digests[path], os.stat(os.path.join(folder, path)).st_size) for path in used
+    }
     facts = {scan.digests[path]: scan.media[path] for path in used}
     content = content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ())
     return ComparedContent(content=content, facts=lambda one: facts)

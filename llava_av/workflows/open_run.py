@@ -104,10 +104,8 @@ def open_run_step(
         require_commit(code_state(), commit)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    changes = current_overrides(parse_json_object(overrides, what="overrides")) | processes_for(
-        target.profile
-    )
-    chosen = load_recipe(recipe).with_overrides(changes)
+    changes = current_overrides(parse_json_object(overrides, what="overrides"))
+    chosen = load_recipe(recipe).with_overrides(changes | processes_for(target.profile))
     store = ObjectStore.from_env()
     store.ensure_bucket()
     chosen = _pinned(chosen)

@@ -1,6 +1,7 @@
 """Training of a run, unless it has finished before; an interrupted training resumes."""
 
 import contextlib
+import fcntl
 import logging
 from collections.abc import Iterator
 
@@ -73,15 +74,36 @@ def _run_training(workspace: Workspace, run: Run, target: JobTarget, recipe: Rec
     if target.profile is not None and target.profile.session_credentials:
         # A policy that is too long fails here, not in each pod of the job.
         session_policy(run)
-    run_job(
-        workspace,
-        run,
-        target,
-        name="training",
-        module="llava_av.training",
-        processes=recipe.training.num_processes,
-        arguments=arguments,
-    )
+    with contextlib.nullcontext() if target.profile is not None else _only_job(workspace, run):
+        run_job(
+            workspace,
+            run,
+            target,
+            name="training",
+            module="llava_av.training",
+            processes=recipe.training.num_processes,
+            arguments=arguments,
+        )
+
+
+@contextlib.contextmanager
+def _only_job(workspace: Workspace, run: Run) -> Iterator[None]:
+    """Keep other commands from training the run in the same folder, whose files they would replace.
+
+    Raises:
+        UserError: Another command trains it.
+    """
+    folder = workspace.work / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "training.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"run {run.id} is being trained in {workspace.folder} by another command: wait for it, or "
+                "end it"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.file_cache import FileCache, Stamp
+from llava_av.datasets.folder_stamp import folder_stamp
 from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
 from llava_av.media import check
 from llava_av.media.container import MediaError
@@ -152,3 +153,37 @@ def test_the_entity_tag_has_as_many_parts_as_the_upload(tmp_path: Path, size: in
     (tmp_path / "file").write_bytes(bytes(size))
     _, _, parts = file_entity_tag(tmp_path / "file").partition("-")
     assert parts == ("" if size <= 8 * MIB else str(-(-size // (8 * MIB))))
+
+
+def test_the_stamp_of_a_folder_changes_with_any_file(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    (root / "deep").mkdir(parents=True)
+    for name in ("a", "deep/b"):
+        (root / name).write_bytes(b"1234")
+    first = settled_stamp(root)
+    assert folder_stamp(root) == first
+    found = {first}
+    for change in (
+        lambda: (root / "a").write_bytes(b"1235"),
+        lambda: os.utime(root / "a", (1, 1)),
+        lambda: (root / "deep/b").rename(root / "b"),
+        lambda: (root / "b").unlink(),
+    ):
+        change()
+        found.add(settled_stamp(root))
+    assert len(found) == 5
+    later = time.time() + 3600
+    os.utime(root / "a", (later, later))
+    assert folder_stamp(root) is None, "another change may leave the stamp as it is"
+    os.utime(root / "a", (1, 1))
+    (root / "link").symlink_to(root / "a")
+    assert folder_stamp(root) is None
+
+
+def settled_stamp(root: Path) -> str:
+    """Return the stamp of a folder when its last change is some time ago."""
+    for path in root.rglob("*"):
+        settled(path)
+    stamp = folder_stamp(root)
+    assert stamp is not None
+    return stamp

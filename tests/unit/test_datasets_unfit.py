@@ -13,6 +13,8 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, UnfitSamplesError, require_few_unfit
 from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import MediaSizes
+from llava_av.media.container import probe
+from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip, write_image
 from tests.model_samples import tiny_model
@@ -61,6 +63,20 @@ def test_sizes_are_those_of_the_decoded_media(root: Path, processor: Any) -> Non
             assert (stated.samples is None) == (heard.samples is None)
             if stated.samples is not None and heard.samples is not None:
                 assert 0 <= stated.samples - heard.samples <= 0.2 * RATE_HZ
+
+
+def test_sizes_from_recorded_properties_are_those_of_the_headers(root: Path) -> None:
+    tiles = ImageResizing(max_image_pixels=1000)
+    info_of = lambda name: probe(root / name)  # noqa: E731
+    for resizing in (ImageResizing(), tiles):
+        for media in ({"video": ["loud.mp4", "mute.mp4"]}, {"audio": "long.wav"}, {"image": "a.png"}):
+            one = sample(**media)
+            assert clip_sizes({}, one, MEDIA, resizing, info_of) == clip_sizes(root, one, MEDIA, resizing)
+    for name in ("tiny.wav", "short.wav", "short.mka"):
+        one = sample(audio=name)
+        with pytest.raises(KeyError):
+            clip_sizes({}, one, MEDIA, tiles, info_of)
+        assert clip_sizes(root, one, MEDIA, tiles, info_of) == clip_sizes(root, one, MEDIA, tiles)
 
 
 def test_long_audio_is_known_by_its_header(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _WORKERS = 4
+# A task of a pool costs as much as the check of a file that is known.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,7 @@ def read_folder(
 
 def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
     """Return the function that checks a media file of a folder."""
-    return partial(_check_file, root.resolve(), checks)
+    return partial(_check_file, _Home(root), checks)
 
 
 def media_names(rows: Rows) -> list[str]:
@@ -241,26 +243,46 @@ def _check_files(
 
 def check_files(names: Sequence[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
     """Yield media paths with their results, in order. Threads suffice: decoders release the GIL."""
+    parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
     with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        yield from zip(names, pool.map(check, names), strict=True)
+        for part, results in zip(parts, pool.map(lambda part: list(map(check, part)), parts), strict=True):
+            yield from zip(part, results, strict=True)
 
 
 def outside(name: str) -> str | None:
     """Return the reason if a media path does not stay inside its folder."""
+    if ".." not in name and not name.startswith("/"):
+        return None
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         return "is not a path inside the dataset's folder; give it relative to the folder, without .."
     return None
 
 
-def _check_file(home: Path, checks: MediaChecks, name: str) -> CheckedFile | str:
+class _Home:
+    """Folder of a dataset; remembers which folders in it lead outside through links."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._inside: dict[str, bool] = {}
+
+    def holds(self, path: Path) -> bool:
+        """Check whether a path in the folder leads to a file in it."""
+        parent = str(path.parent)
+        if parent not in self._inside:
+            self._inside[parent] = path.parent.resolve().is_relative_to(self.root)
+        return self._inside[parent] and (not os.path.islink(path) or path.resolve().is_relative_to(self.root))
+
+
+def _check_file(home: _Home, checks: MediaChecks, name: str) -> CheckedFile | str:
     if reason := outside(name):
         return reason
+    path = home.root / name
     try:
-        if not (home / name).resolve().is_relative_to(home):
+        if not home.holds(path):
             return "links to a file outside the dataset's folder; copy the file into it"
-        known = _identify(home / name, checks.cache)
-        found = checks.check(home / name, known)
+        known = _identify(path, checks.cache)
+        found = checks.check(path, known)
         return CheckedFile(info=found.info, sha256=known.sha256, decoded=found.decoded)
     except MediaError as error:
         return error.reason

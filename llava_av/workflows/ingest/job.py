@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_results
+from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_ingest_results
 from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.sources.folder import FileCheck, check_files, folder_check, media_names
 from llava_av.datasets.sources.remote import RemoteFolder
@@ -122,7 +122,7 @@ def _read_share(store: ObjectStore, request: CommitRequest, run: str, file: Path
     """Read and check this process's share of the files, and send the results."""
     with SharedCache(file) as cache:
         known = 0
-        for facts in read_results(store, run):
+        for facts in read_ingest_results(store, run):
             cache.copy(facts)
             known += len(facts)
         if known:
@@ -160,6 +160,6 @@ def _adopt_results(store: ObjectStore, run: str, file: Path) -> None:
     """Copy the results of all processes to the file cache, and those of decoding to the store's."""
     with SharedCache(file) as cache:
         checks = MediaChecks(cache, store)
-        for facts in read_results(store, run):
+        for facts in read_ingest_results(store, run):
             checks.adopt(facts)
         checks.save()

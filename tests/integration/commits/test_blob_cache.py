@@ -87,14 +87,14 @@ def test_processes_download_a_blob_once(
     environment = {**os.environ, **store_environment}
     workers = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
+        for _ in range(2)
     ]
     seen = {worker.stdout.readline() for worker in workers if worker.stdout}
     own = [(tmp_path / "cache/blobs" / file.row.sha256).stat().st_ino for file in files]
     assert seen == {f"{own}\n"}
     for worker in workers:
         worker.communicate()
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert [worker.returncode for worker in workers] == [0, 0]
     assert not list((tmp_path / "cache/claims").iterdir())
 
 

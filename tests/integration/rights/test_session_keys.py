@@ -55,6 +55,7 @@ SESSION_RIGHTS = {
     "datasets/d/commits/c.json": (True, False, False),
     "datasets/d/commits/d.json": NOTHING,
     "datasets/d/manifests/m.json": (True, False, False),
+    "datasets/d/media/r.json": (True, False, False),
     "datasets/d/packs/r.json": (True, False, False),
     "datasets/e/commits/c.json": NOTHING,
     f"runs/{RUN}/{AT}/predictions.jsonl": (True, False, False),
@@ -146,6 +147,7 @@ def test_a_session_is_for_one_run_alone(
     check_rights(opened, job, rights)
     assert job.find_json(f"runs/{RUN}/absent.json") is None
     assert job.find_json("datasets/d/packs/absent.json") is None
+    assert job.find_json("datasets/d/media/absent.json") is None
     place = f"{AT}/" if arguments else ""
     for prefix in (f"runs/{RUN}/{place}parts/", *(() if arguments else (f"checkpoints/{RUN}/",))):
         assert may(lambda prefix=prefix: list(job.list(prefix))), prefix

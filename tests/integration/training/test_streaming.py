@@ -5,7 +5,7 @@ import pytest
 from llava_av.datasets.manifest import blob_key
 from tests.integration.training.jobs import STEPS, Job, Trained, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_samples_that_are_measured_step_by_step_give_the_same_training(job: Job) -> None:
@@ -17,7 +17,6 @@ def test_samples_that_are_measured_step_by_step_give_the_same_training(job: Job)
     assert not (job.folder / "work/by-step/data").exists()
 
 
-@pytest.mark.slow
 def test_a_lost_blob_is_a_bad_sample_in_all_processes(job: Job) -> None:
     first = next(row for row in job.commit.reader(job.store).files if "train" in row.path)
     content = job.store.get_bytes(blob_key(first.sha256))

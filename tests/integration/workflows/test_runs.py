@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.datasets.commits import CommitError, find_commit, find_commits
+from llava_av.errors import UserError
 from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.launch import LaunchError, load_profile
@@ -91,6 +92,26 @@ def test_more_datasets_than_session_keys_can_name_start_no_job(store: ObjectStor
     with pytest.raises(LaunchError, match="61 datasets, but may have at most 2,048"):
         train_step(Workspace(folder=tmp_path), made.id, target=target)
     assert not made.names("seconds/")
+
+
+def test_a_folder_has_one_job_of_a_run_at_a_time(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(store)
+    errors: list[str] = []
+
+    def run_again(workspace: Workspace, run: Run, target: JobTarget, **options: object) -> None:
+        with pytest.raises(UserError) as caught:
+            train_step(workspace, run.id)
+        errors.append(str(caught.value))
+        run.write(sample(TrainingResult))
+
+    monkeypatch.setattr("llava_av.workflows.train.run_job", run_again)
+    for _ in range(2):
+        # The checkpoint does not exist, so that the run is trained again.
+        train_step(Workspace(folder=tmp_path), run.id)
+    assert len(errors) == 2
+    assert all(f"run {run.id} is being trained in {tmp_path} " in error for error in errors)
 
 
 def test_the_duration_of_a_training_by_stages_is_their_sum(
