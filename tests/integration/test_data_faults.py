@@ -1,7 +1,9 @@
 """Packs, their readers and results of checks on a real object store behind a proxy that injects faults."""
 
+import contextlib
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +16,10 @@ from llava_av.datasets.ingest_results import INGESTS, read_results
 from llava_av.datasets.placements import placement_keys
 from llava_av.datasets.verification import verify_commits
 from llava_av.errors import UserError, explain
-from llava_av.storage import ObjectStore
+from llava_av.storage import ObjectStore, StoreError
+from llava_av.training import decode_pool
 from tests.data_operations import COUNT, DO, Place, media
+from tests.decoders import decode, new_sample
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.integration.commits.folders import commit, make
 
@@ -237,3 +241,27 @@ def test_an_expired_session_says_what_to_do(place: Place, ask: Callable[[ObjectS
             ask(place.hasty(), "datasets/d/refs/main")
     finally:
         place.proxy.fail(None)
+
+
+def test_decoding_with_a_full_disk_for_temporary_files_is_one_line(
+    place: Place, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small_disk / "filler").write_bytes(bytes(DISK))
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(StoreError, match=rf"no space left on the disk of {small_disk}:"):
+        DO["decode"](place, place.direct, "full", tmp_path)
+    (small_disk / "filler").unlink()
+    assert len(DO["decode"](place, place.direct, "full", tmp_path)) == 5
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_full_memory_for_decoded_clips_is_one_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_pool, "_memory_folder", lambda: str(small_disk))
+    with contextlib.closing(decode_pool.DecodePool(decode, workers=1)) as pool:
+        (small_disk / "filler").write_bytes(bytes(DISK))
+        one = new_sample(0, "many")
+        with pytest.raises(StoreError, match=rf"no space left on the disk of {small_disk}:"):
+            pool.result(pool.submit(one), one)
+        (small_disk / "filler").unlink()
+        assert pool.result(pool.submit(one), one).videos

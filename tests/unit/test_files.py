@@ -1,9 +1,11 @@
+import errno
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from llava_av.files import whole_file, write_whole
+from llava_av.files import whole_file, write_array, write_whole
 
 
 def test_a_file_is_replaced_whole_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -36,3 +38,20 @@ def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="full"):
         write_and_fail()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(12), np.zeros((0, 3)), np.asfortranarray(np.ones((2, 3), np.uint8))]
+)
+def test_an_array_is_written_as_numpy_writes_it(tmp_path: Path, array: np.ndarray) -> None:
+    with (tmp_path / "array").open("wb") as file:
+        write_array(file, array)
+    np.testing.assert_array_equal(np.load(tmp_path / "array"), array)
+
+
+def test_an_array_on_a_full_disk_has_the_number_of_the_error() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OSError, match="space") as caught, Path("/dev/full").open("wb") as full:
+        write_array(full, np.zeros(100_000))
+    assert caught.value.errno == errno.ENOSPC
