@@ -14,7 +14,7 @@ from llava_av.datasets.contents import Selection
 from llava_av.datasets.exports.exporting import export
 from llava_av.datasets.extraction import extract
 from llava_av.datasets.filtering import Conditions
-from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_results
+from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_ingest_results
 from llava_av.datasets.manifest import CommitRecord, canonical_json, sha256_hex
 from llava_av.datasets.media_facts import pending_keys
 from llava_av.datasets.pending_checks import decode_pending, pending_files
@@ -116,9 +116,9 @@ def do_results(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
     for number in range(3):
         cache.remember_verified(f"s3://b/{number}", "tag")
         ResultSender(store, ingest, cache).send()
-    facts = [sorted(one.values()) for one in read_results(store, ingest)]
+    facts = [sorted(one.values()) for one in read_ingest_results(store, ingest)]
     delete_results(store, ingest)
-    assert list(read_results(place.direct, ingest)) == []
+    assert list(read_ingest_results(place.direct, ingest)) == []
     return sorted(stored_checks.results_of(store, own).values()), len(facts)
 
 
