@@ -159,6 +159,7 @@ def test_steps_at_once_lose_nothing_though_the_server_is_killed_in_between(
     assert [(move.before, move.version) for move in history.moves()] == moves
 
 
+@pytest.mark.slow
 def test_of_many_rollbacks_one_is_made(history: AliasHistory, environment: Mapping[str, str]) -> None:
     for version, before in (("1", None), ("2", "1"), ("3", "2")):
         give(history, version, before)

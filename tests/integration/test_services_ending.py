@@ -61,7 +61,14 @@ def socket_files(state: Path) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_no_server_outlives_its_command(tmp_path: Path, number: signal.Signals) -> None:
     state = tmp_path / "state"
     what = "mlflow" if number == signal.SIGKILL else "store"

@@ -74,7 +74,7 @@ def use(store_environment: Mapping[str, str], bucket: str, patch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("_forked")
-@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("remote", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_any_number_of_processes_makes_the_same_commit(
     store_environment: Mapping[str, str],
     store: ObjectStore,

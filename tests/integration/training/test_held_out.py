@@ -19,14 +19,9 @@ VALIDATION: Mapping[str, Any] = MappingProxyType(
 )
 
 
-@pytest.mark.parametrize(
-    ("engine", "stage"),
-    [
-        ("torch", 2),
-        # Stages 1 and 2 gather no weights.
-        pytest.param("deepspeed", 3, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+# Stages 1 and 2 gather no weights.
+@pytest.mark.parametrize(("engine", "stage"), [("torch", 2), ("deepspeed", 3)])
 def test_measuring_the_held_out_loss_does_not_change_training(job: Job, engine: str, stage: int) -> None:
     options = settings(engine, stage=stage)
     plain = job.trained(**options)
