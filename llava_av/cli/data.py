@@ -33,7 +33,14 @@ from llava_av.cli.data_options import (
     print_json,
     stored_data,
 )
-from llava_av.cli.options import LauncherName, OutputDir, ProfileChanges, ProfileName, chosen_target
+from llava_av.cli.options import (
+    LOCAL_PROFILE,
+    LauncherName,
+    OutputDir,
+    ProfileChanges,
+    ProfileName,
+    chosen_target,
+)
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -78,7 +85,7 @@ def commit(
     rehash: Rehash = False,
     launcher: LauncherName = "local",
     processes: Annotated[int, typer.Option(min=1, help="Processes that read the files, as one job.")] = 1,
-    profile: ProfileName = "cpu",
+    profile: ProfileName = LOCAL_PROFILE,
     job: ProfileChanges = None,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -55,9 +55,9 @@ def verify(
     if decode:
         if repair_from is not None:
             raise UserError(
-                "data verify got --decode and --repair, which exclude each other: use one of them"
+                "data verify got --decode and --repair, which are mutually exclusive: use one of them"
             )
-        _decode(dataset, output_dir, as_json=as_json)
+        raise typer.Exit(1 if _decode(dataset, output_dir, as_json=as_json) else 0)
     with stored_data(output_dir, dataset or "datasets", progress=True) as store:
         commits = list(all_commits(store)) if every else [find_commit(store, dataset)]
         found = verify_commits(store, commits, progress)
@@ -77,18 +77,16 @@ def verify(
     raise typer.Exit(1 if left.damaged else 0)
 
 
-def _decode(dataset: str, output_dir: Path, *, as_json: bool) -> NoReturn:
-    """Decode the pending files of a commit, or of all; exit with 1 if any cannot be used."""
+def _decode(dataset: str, output_dir: Path, *, as_json: bool) -> bool:
+    """Decode the pending files of a commit, or of all commits; return whether any cannot be used."""
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.pending_checks import decode_pending
     from llava_av.datasets.verification import all_commits
-    from llava_av.processes import report_progress
+    from llava_av.processes import progress_reporter
 
     with stored_data(output_dir, dataset or "datasets", progress=True) as store:
         commits = [find_commit(store, dataset)] if dataset else list(all_commits(store))
-        found = decode_pending(
-            store, commits, lambda done, total: report_progress("data", done, total, "files decoded")
-        )
+        found = decode_pending(store, commits, progress_reporter("data", "files decoded"))
     if as_json:
         print_json(asdict(found))
     else:
@@ -98,7 +96,7 @@ def _decode(dataset: str, output_dir: Path, *, as_json: bool) -> NoReturn:
         print(f"{count_of(found.commits, 'commit')}: {files}")
         if found.damaged:
             print("commit the folder again: the unusable files are left out")
-    raise typer.Exit(1 if found.damaged else 0)
+    return bool(found.damaged)
 
 
 def _damage_text(blob: "DamagedBlob", state: str) -> Iterator[str]:

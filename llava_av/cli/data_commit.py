@@ -1,4 +1,4 @@
-"""Work of `llava-av data commit`: in this process, or in the processes of a job."""
+"""Execution of `llava-av data commit`, in this process or as a job."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

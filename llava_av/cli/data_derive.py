@@ -87,7 +87,7 @@ def filter_(
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Commit a part of a commit, without downloading its media."""
+    """Commit the samples of a commit that meet conditions, without downloading their media."""
     from llava_av.datasets.filtering import Conditions
     from llava_av.workflows.derive_commits import filter_commit
 

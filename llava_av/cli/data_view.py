@@ -56,7 +56,7 @@ def view(
 
     selection = Selection(split=split, pattern=pattern, samples=frozenset(sample or ()))
     limits = ViewLimits(samples=limit, bytes=max_mb * _BYTES_PER_MB)
-    found = _written(dataset, output, selection, limits, output_dir)
+    found = _write_page(dataset, output, selection, limits, output_dir)
     if as_json:
         print_json({**vars(found), "page": str(found.page)})
         return
@@ -65,7 +65,7 @@ def view(
     print(f"{found.page}: {found.title}, {samples}, {media}")
 
 
-def _written(
+def _write_page(
     dataset: str, output: Path | None, selection: "Selection", limits: "ViewLimits", output_dir: Path
 ) -> "View":
     from llava_av.workflows.view_dataset import view_commit, view_folder

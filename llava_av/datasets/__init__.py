@@ -11,7 +11,7 @@ and samples of a commit of any version, or of a folder, range by range, and `med
 `file_cache` remembers digests of files on this machine, `folder_stamp` recognizes a folder that has not
 changed since its commit, `media_checks` checks media files at a chosen depth, `stored_checks` shares the
 results among machines, `pending_checks` decodes files that were committed without decoding, and
-`ingest_results` are what the processes of a distributed ingest tell each other. `stored_blobs` collects the
+`ingest_results` exchanges results among the processes of a distributed ingest. `stored_blobs` collects the
 media that a new commit takes over from the newest one, `uploads` and `packs` write the content that the
 newest commit lacks, and `commits` writes and reads whole commits; `rebase` joins the changes of two writers.
 `writers` keeps commits and the deletion of unused blobs apart. `history` stores the author, time and message
@@ -19,15 +19,16 @@ of a commit, and `media_facts` the properties of its media. `tags` gives names t
 finds the commit that a user's text names. `contents` reads the samples of a commit, `comparison` compares two
 contents, `statistics` describes one, `excerpt` chooses some samples of a commit to look at, and `extraction`
 copies a commit to a folder that can be committed again; the package `exports` writes one as tars or Parquet
-files. `merging` joins several commits and `filtering` takes a part of one; `derived_content` cuts and writes
-the ranges of both, and `derived_commits` commits them. `previous_version` compares a folder with the newest
-commit of its dataset, `verification` compares stored content with its digests, and `repairing` replaces what
-is damaged.
+files. `merging` joins several commits and `filtering` selects a subset of one; `derived_content` cuts and
+writes the ranges of both, and `derived_commits` commits them. `previous_version` compares a folder with the
+newest commit of its dataset, `verification` compares stored content with its digests, and `repairing`
+replaces what is damaged.
 
-`checkout` makes a verified local copy of a split for an evaluation, and `blob_cache` keeps the blobs that
-trainings of a node need next. `mix` joins the samples of several commits, whose `sample_columns` determine
-their order. `loading` decodes the media of a sample from a `media_source`, and `measuring` finds the samples
-that a model cannot take (`unfit`).
+`checkout` makes a verified local copy of a split for an evaluation. For training, `sample_table` maps the
+samples of a split from the local disk, `commit_files` finds the media files of a commit, and `blob_cache`
+keeps the blobs that the trainings of a node need next. `mix` joins the samples of several commits, whose
+`sample_columns` determine their order. `loading` decodes the media of a sample from a `media_source`, and
+`measuring` finds the samples that a model cannot take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 

@@ -2,7 +2,7 @@
 
 blobs/<sha256>        content; its modification time is the step of its next use, in seconds
 claims/<random>/      hard links to the blobs that one process reads, and what it is downloading
-locks/<3 hex digits>  locked while a blob whose digest starts so is downloaded
+locks/<3 hex digits>  locked while a blob whose digest has these first digits is downloaded
 lock, usage           lock of the number of bytes in `blobs`, and this number
 
 A process reads a blob through a hard link of its own, so the blob stays readable whatever another process
@@ -33,7 +33,7 @@ from llava_av.storage.store_errors import local_files
 __all__ = ["CACHE_VARIABLE", "NEVER", "BlobCache", "cache_bytes"]
 
 CACHE_VARIABLE = "LLAVA_AV_DATA_CACHE_MB"
-"""Variable with the size of the cache in MB; unset: 8 GB, at most half of the space left to it."""
+"""Variable with the size of the cache in MB; default: 8 GB, but at most half of the space available to it."""
 NEVER = 2**31 - 1
 """Step of a use that is not expected."""
 
@@ -44,7 +44,7 @@ _FREED_SHARE = 0.1
 
 
 def cache_bytes(folder: Path) -> int:
-    """Return the size of the cache in a folder, as `CACHE_VARIABLE` says.
+    """Return the size in bytes of the cache in a folder, which `CACHE_VARIABLE` sets.
 
     Raises:
         UserError: The variable is not a whole number of at least 1.
@@ -63,7 +63,7 @@ class BlobCache:
 
     Args:
         folder: Folder that the processes of the node share.
-        max_bytes: Size above which blobs that no process reads are deleted; None: see `cache_bytes`.
+        max_bytes: Size in bytes above which blobs that no process reads are deleted; None for `cache_bytes`.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int | None = None) -> None:
@@ -85,7 +85,7 @@ class BlobCache:
         """Current step; a blob whose next use is an earlier one is evicted first."""
 
     def claim(self, file: CommitFile) -> Path:
-        """Return a verified copy of a file, which stays until `release`; download it if there is none.
+        """Return a verified copy of a file, which exists until `release`; download it if it is not cached.
 
         Raises:
             MediaError: The blob is lost or damaged in the store.
@@ -102,7 +102,7 @@ class BlobCache:
         return link
 
     def release(self, claimed: Path, next_use: int) -> None:
-        """Give a copy back; it is evicted before those that are needed earlier.
+        """Release a copy; blobs with the latest next use are evicted first.
 
         Args:
             claimed: Result of `claim`.
@@ -112,7 +112,7 @@ class BlobCache:
         claimed.unlink()
 
     def close(self) -> None:
-        """Give all copies back."""
+        """Release all copies."""
         shutil.rmtree(self._own, ignore_errors=True)
         self._alive.close()
 
@@ -155,7 +155,7 @@ class BlobCache:
 
 
 def _evict(folder: Path, size: int, most: int, now: int) -> int:
-    """Delete blobs until there is room for `size` bytes and some more; return the size of those that stay."""
+    """Delete blobs until there is room for more than `size` bytes; return the size of the remaining ones."""
     found = sorted(_entries(folder), key=lambda one: one[0] if one[0] >= now else math.inf, reverse=True)
     used = sum(held for _, held, _, _ in found)
     if used + size <= most:

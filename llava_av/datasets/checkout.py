@@ -112,7 +112,7 @@ def _fill(
     progress: ProgressCallback | None,
 ) -> None:
     old = _read_marker(folder)
-    if old is None and folder.exists() and not all(map(_is_left, folder.iterdir())):
+    if old is None and folder.exists() and not all(map(_is_leftover, folder.iterdir())):
         raise CommitError(f"{folder} is not empty and not a copy of a dataset: name another folder")
     known = old.files if old is not None and old.commit == commit.id else {}
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
@@ -145,8 +145,8 @@ def _fill(
     _write_marker(folder, _Marker(commit=commit.id, whole=True, files=verified))
 
 
-def _is_left(path: Path) -> bool:
-    """Check whether a copy that was killed, or found the disk full, before its first file has left a path."""
+def _is_leftover(path: Path) -> bool:
+    """Check whether a path was left by a copy that ended before its first file."""
     return path.name == _PARTS or path.name.startswith(f".{_MARKER}.")
 
 

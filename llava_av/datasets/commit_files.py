@@ -1,7 +1,7 @@
-"""Media files of a commit by their path; ranges are read when they are needed and kept on the local disk.
+"""Media files of a commit by path; ranges are read on demand and kept on the local disk.
 
-A range on the disk has its rows and their places in packs as columns, which processes map into memory, so
-that a node holds one copy:
+The file of a range has the rows and their places in packs as columns. Processes map it into memory, so a node
+holds one copy:
 
 rows | end of each path | size of each file | number of its pack or -1 | its first byte in the pack |
 digest of each file | digest of each pack | all paths | checksum of the rest

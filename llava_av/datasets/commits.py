@@ -259,7 +259,7 @@ class CommitWriter:
 
 
 def has_content(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:
-    """Check whether a commit has a content."""
+    """Check whether the content of a commit equals `content`."""
     manifest = content.manifest()
     if isinstance(commit.manifest, Manifest):
         return commit.manifest == manifest

@@ -136,7 +136,7 @@ def require_found(found: AbstractSet[str], selection: Selection, name: str) -> N
     """Require that a selection has all samples that it names, and at least one.
 
     Args:
-        found: IDs of the selected samples; of a large number, only those that the selection names, or one.
+        found: IDs of the selected samples; those that the selection names and any other one suffice.
         selection: The selection.
         name: Name of the commit for messages.
 

@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import (
-    FileEntry,
     FileRange,
     Manifest,
     QuarantinedEntry,
@@ -29,7 +28,7 @@ from llava_av.datasets.media_facts import facts_of_ranges, pending_of_ranges, wr
 from llava_av.datasets.placements import Place, read_placement, write_placement
 from llava_av.datasets.ranges import FileRow, SampleLine, cut_files, cut_samples, parse_files
 from llava_av.datasets.reading import ContentReader, open_content
-from llava_av.datasets.uploads import Source, upload_missing
+from llava_av.datasets.uploads import range_source, upload_missing
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 
@@ -41,7 +40,7 @@ _BATCH = 16
 
 
 class DescribedFile(NamedTuple):
-    """A media file and what is known of it."""
+    """A media file and its known properties."""
 
     row: FileRow
     info: MediaInfo | None = None
@@ -71,7 +70,7 @@ def described_files(store: ObjectStore, commit: Commit) -> Iterator[DescribedFil
 
 
 def best_described(files: Sequence[DescribedFile]) -> DescribedFile:
-    """Return what is known of files with the same content: properties, if possible of a decoded file."""
+    """Return the file with the best-known properties among files with the same content."""
     return min(files, key=lambda each: (each.info is None, each.is_pending))
 
 
@@ -131,14 +130,7 @@ class RangeWriter:
         """Write ranges in batches, and yield them."""
         remaining = iter(ranges)
         while batch := list(islice(remaining, _BATCH)):
-            sources = [
-                Source(
-                    path=path,
-                    entry=FileEntry(sha256=one.sha256, bytes=one.size),
-                    content=partial(bytes, content),
-                )
-                for one, content in batch
-            ]
+            sources = [range_source(path, one, partial(bytes, content)) for one, content in batch]
             upload_missing(self._store, sources, self._cache, None)
             yield from batch
 
@@ -152,7 +144,7 @@ class _Described:
         self._uses: Counter[str] = Counter()
 
     def rows(self) -> Iterator[FileRow]:
-        """Yield the rows, and remember what is known of them."""
+        """Yield the rows, and remember their properties."""
         for each in self._files:
             digest = each.row.sha256
             self._uses[digest] += 1
@@ -160,7 +152,7 @@ class _Described:
             yield each.row
 
     def take(self, rows: Iterable[FileRow]) -> dict[str, DescribedFile]:
-        """Return what is known of rows by digest, and forget what no other row needs."""
+        """Return the properties of rows by digest, and forget those that no other row needs."""
         found = {}
         for row in rows:
             found[row.sha256] = self._known[row.sha256]

@@ -8,9 +8,7 @@ of chosen samples and not on the size of the commit.
 
 import hashlib
 import heapq
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llava_av.datasets.commits import Commit
@@ -32,7 +30,7 @@ class Excerpt:
 
     contents: Contents
     matching: int
-    """Number of samples that meet the conditions, also of those that were not chosen."""
+    """Number of samples that meet the conditions, including those that were not chosen."""
 
 
 def read_excerpt(store: ObjectStore, commit: Commit, selection: Selection, limit: int) -> Excerpt:
@@ -41,7 +39,7 @@ def read_excerpt(store: ObjectStore, commit: Commit, selection: Selection, limit
     Args:
         store: Store of the commit.
         commit: The commit.
-        selection: Part of the commit to choose from.
+        selection: Conditions on the samples.
         limit: Maximum number of samples.
 
     Raises:
@@ -52,8 +50,7 @@ def read_excerpt(store: ObjectStore, commit: Commit, selection: Selection, limit
     name, reader = f"{commit.name}@{commit.id[:16]}", commit.reader(store)
     require_split(reader.splits, selection.split, name)
     chosen, matching = _choose(_samples(reader, selection), selection, limit, name)
-    splits = [split for split in reader.splits if selection.split in ("", split)]
-    samples = {split: tuple(sample for own, sample in chosen if own == split) for split in splits}
+    samples = _by_split(chosen, reader.splits, selection)
     files, facts = _media(store, commit, reader, [sample for _, sample in chosen])
     return Excerpt(contents=Contents(samples=samples, files=files, facts=facts), matching=matching)
 
@@ -68,14 +65,21 @@ def excerpt_of(contents: Contents, selection: Selection, limit: int, name: str) 
         if selection.split in ("", split) and selection.includes(sample)
     )
     chosen, matching = _choose(pairs, selection, limit, name)
-    samples = {
-        split: tuple(sample for own, sample in chosen if own == split)
-        for split in contents.samples
-        if selection.split in ("", split)
-    }
+    samples = _by_split(chosen, contents.samples, selection)
     return Excerpt(
         contents=Contents(samples=samples, files=contents.files, facts=contents.facts), matching=matching
     )
+
+
+def _by_split(
+    chosen: Sequence[tuple[str, Sample]], splits: Iterable[str], selection: Selection
+) -> dict[str, tuple[Sample, ...]]:
+    """Return the chosen samples of each split of a selection."""
+    return {
+        split: tuple(sample for own, sample in chosen if own == split)
+        for split in splits
+        if selection.split in ("", split)
+    }
 
 
 def _samples(reader: ContentReader, selection: Selection) -> Iterator[tuple[str, Sample]]:
@@ -90,7 +94,7 @@ def _samples(reader: ContentReader, selection: Selection) -> Iterator[tuple[str,
 def _choose(
     pairs: Iterable[tuple[str, Sample]], selection: Selection, limit: int, name: str
 ) -> tuple[list[tuple[str, Sample]], int]:
-    """Return the chosen pairs of split and sample, sorted by ID, and the number of all."""
+    """Return the chosen pairs of split and sample, sorted by ID, and the number of matching samples."""
     matching = 0
     named: set[str] = set()
 
@@ -114,17 +118,14 @@ def _position(sample: Sample) -> tuple[bytes, str]:
 def _media(
     store: ObjectStore, commit: Commit, reader: ContentReader, samples: Iterable[Sample]
 ) -> tuple[dict[str, FileRow], dict[str, MediaInfo]]:
-    """Return the media files of samples and what is known of them; only ranges with such files are read."""
-    ranges, facts_of = reader.files.ranges, facts_of_ranges(store, commit)
-    firsts = [one.first for one in ranges]
-    wanted: dict[int, set[str]] = defaultdict(set)
-    for path in {safe_path(path) for sample in samples for path in sample.media}:
-        wanted[max(0, bisect_right(firsts, path) - 1)].add(path)
+    """Return the media files of samples and their known properties; read only ranges that contain them."""
+    facts_of = facts_of_ranges(store, commit)
+    paths = {safe_path(path) for sample in samples for path in sample.media}
     files: dict[str, FileRow] = {}
     facts: dict[str, MediaInfo] = {}
-    for place, paths in sorted(wanted.items()):
-        found = [row for row in reader.files.load(ranges[place]) if row.path in paths]
-        known = facts_of(ranges[place])
+    for one in reader.files.ranges_with(paths):
+        found = [row for row in reader.files.load(one) if row.path in paths]
+        known = facts_of(one)
         files.update((row.path, row) for row in found)
         facts.update((row.sha256, known[row.sha256]) for row in found if row.sha256 in known)
     return files, facts

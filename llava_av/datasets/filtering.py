@@ -1,6 +1,6 @@
-"""Part of a commit as the content of a new one, without downloading its media.
+"""Subset of a commit as the content of a new one, without downloading its media.
 
-All rows are streamed. The paths of the files that the part uses are kept in memory, about 150 bytes each. A
+All rows are streamed. The paths of the files that the subset uses are kept in memory, about 150 bytes each. A
 condition on durations or modalities also keeps the paths of the files that do not meet it, or have no audio.
 """
 
@@ -19,19 +19,19 @@ from llava_av.errors import UserError
 from llava_av.plurals import count_of, listed
 from llava_av.storage import ObjectStore
 
-__all__ = ["Conditions", "filtered"]
+__all__ = ["Conditions", "write_subset"]
 
 _MOST_NAMES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Conditions that the samples of a part meet; all that are given."""
+    """Conditions on the samples of a subset, all of which a sample must meet."""
 
     split: str = ""
     """Split of the samples; all if empty."""
     pattern: str = ""
-    """Pattern of the shell that a media path of the sample matches; any if empty."""
+    """Shell pattern that a media path of the sample matches; all if empty."""
     kind: str = ""
     """Kind of question, or its family; all if empty."""
     modalities: str = ""
@@ -43,7 +43,7 @@ class Conditions:
 
     @property
     def selection(self) -> Selection:
-        """Return the conditions that are those of a selection."""
+        """Return the conditions on split and paths as a selection."""
         return Selection(split=self.split, pattern=self.pattern)
 
     @property
@@ -75,7 +75,7 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class _Properties:
-    """Media files by what matters to the conditions."""
+    """Media files by the properties that the conditions use."""
 
     unknown: frozenset[str] = frozenset()
     """Paths of files whose properties are unknown."""
@@ -89,8 +89,8 @@ class _Properties:
         return path not in self.silent
 
 
-def filtered(store: ObjectStore, name: str, commit: Commit, conditions: Conditions) -> ContentReader:
-    """Write the part of a commit that meets conditions as the content of a new commit.
+def write_subset(store: ObjectStore, name: str, commit: Commit, conditions: Conditions) -> ContentReader:
+    """Write the subset of a commit that meets conditions as the content of a new commit.
 
     A split without samples is left out, and so are the omissions of the commit unless all of it is kept.
 
@@ -109,14 +109,14 @@ def filtered(store: ObjectStore, name: str, commit: Commit, conditions: Conditio
     reader, title = commit.reader(store), f"{commit.name}@{commit.id[:16]}"
     require_split(reader.splits, conditions.split, title)
     _require_kind(reader, conditions, title)
-    part = _Part(reader, title, conditions, _properties(store, commit, conditions))
+    subset = _Subset(reader, title, conditions, _properties(store, commit, conditions))
     writer = RangeWriter(store, name)
     for split in reader.splits:
         if conditions.split in ("", split):
-            writer.write_samples(split, part.lines(split))
-    if not part.samples:
+            writer.write_samples(split, subset.lines(split))
+    if not subset.samples:
         raise UserError(f"no sample of {title} meets {conditions}: see `llava-av data stats {title}`")
-    writer.write_files(each for each in described_files(store, commit) if each.row.path in part.paths)
+    writer.write_files(each for each in described_files(store, commit) if each.row.path in subset.paths)
     return writer.content(reader.quarantined if conditions == Conditions() else ())
 
 
@@ -146,7 +146,7 @@ def _properties(store: ObjectStore, commit: Commit, conditions: Conditions) -> _
     return _Properties(unknown=frozenset(unknown), silent=frozenset(silent), outside=frozenset(outside))
 
 
-class _Part:
+class _Subset:
     """Samples of a commit that meet conditions; counts them, and collects their media."""
 
     def __init__(

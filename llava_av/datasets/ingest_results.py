@@ -4,7 +4,7 @@ datasets/.ingests/<ingest>-<digits>.json    facts of a `FileCache` about files t
 
 Each process adds the facts that it learns, in objects of its own, so processes never wait for each other. A
 process that starts again first reads the facts of all. They are deleted after the commit; `data gc` deletes
-those of ingests that were given up.
+those of abandoned ingests.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _SENT_FACTS, _SENT_S = 1000, 20.0
 
 
 class SharedCache(FileCache):
-    """A cache that keeps the facts which it learned until they are taken."""
+    """File cache that also collects new facts until `take` returns them."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._learned: dict[str, str] = {}
@@ -43,7 +43,7 @@ class SharedCache(FileCache):
 
     @property
     def learned(self) -> int:
-        """Return the number of facts that were not taken."""
+        """Return the number of facts that `take` has not returned yet."""
         return len(self._learned)
 
     def take(self) -> dict[str, str]:
@@ -61,7 +61,7 @@ class ResultSender:
         self._sent = time.monotonic()
 
     def send_if_due(self) -> None:
-        """Send new facts if they are many or old."""
+        """Send new facts if there are many, or if the last call of `send` was long ago."""
         if self._cache.learned >= _SENT_FACTS or time.monotonic() - self._sent > _SENT_S:
             self.send()
 
@@ -87,7 +87,7 @@ def read_ingest_results(store: ObjectStore, ingest: str) -> Iterator[Mapping[str
         try:
             found = store.find_json(key)
         except ObjectDamaged as error:
-            _LOG.warning("files are read again: %s", error)
+            _LOG.warning("reading files again: %s", error)
             continue
         if isinstance(found, dict):
             yield {str(name): str(value) for name, value in found.items()}

@@ -5,7 +5,6 @@ and a few files read little more than themselves. Every file is compared with it
 """
 
 import contextlib
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +19,11 @@ from llava_av.datasets.uploads import naming
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
 
-__all__ = ["PackSpan", "cut", "download_files", "find_places", "spans_of"]
+__all__ = ["PackSpan", "download_files", "find_places", "read_span", "spans_of"]
 
 _ADVICE = "run `llava-av data verify` with --repair and a folder that has an intact copy"
 _GAP_BYTES = 128 << 10
-# The entity tag of a pack does not tell whether a part of it was damaged on the way.
+# The entity tag of a pack does not show whether a part of it was damaged in transit.
 _ATTEMPTS = 3
 
 
@@ -44,12 +43,9 @@ class PackSpan:
 
 def find_places(reader: ContentReader, rows: Iterable[FileRow]) -> dict[str, Place]:
     """Return the places of those files of a commit that are in packs, by their digest."""
-    ranges = reader.files.ranges
-    firsts = [one.first for one in ranges]
     rows = list(rows)
-    needed = sorted({bisect_right(firsts, row.path) - 1 for row in rows})
     found: dict[str, Place] = {}
-    for places in map_parallel(lambda number: reader.places(ranges[number]), needed):
+    for places in map_parallel(reader.places, reader.files.ranges_with(row.path for row in rows)):
         found.update(places)
     return {row.sha256: found[row.sha256] for row in rows if row.sha256 in found}
 
@@ -76,7 +72,7 @@ def _span(pack: str, rows: Sequence[tuple[FileRow, int]]) -> PackSpan:
     return PackSpan(pack=pack, offset=first, length=end - first, rows=tuple(rows))
 
 
-def cut(store: ObjectStore, span: PackSpan) -> Iterator[tuple[FileRow, bytes | None]]:
+def read_span(store: ObjectStore, span: PackSpan) -> Iterator[tuple[FileRow, bytes | None]]:
     """Read a span and yield its files with their content; None for a file that is damaged.
 
     Raises:
@@ -92,7 +88,7 @@ def cut(store: ObjectStore, span: PackSpan) -> Iterator[tuple[FileRow, bytes | N
 
 
 def _read_again(store: ObjectStore, key: str, offset: int, row: FileRow) -> bytes | None:
-    """Return the content of a file that may have been damaged on the way; None if it is damaged."""
+    """Read a file again that may have been damaged in transit; return None if it stays damaged."""
     for _ in range(_ATTEMPTS):
         content = store.get_range(key, offset, row.bytes)
         if sha256_hex(content) == row.sha256:
@@ -146,7 +142,7 @@ class _Target:
     def write(self, row: FileRow) -> None:
         """Write a file that is a blob of its own."""
         key, path = blob_key(row.sha256), self._folder / row.path
-        with self._losses(row, key):
+        with self._naming_lost(row, key):
             digest = self._store.get_file(key, path, sha256=row.sha256)
         if digest != row.sha256:
             path.unlink()
@@ -156,8 +152,8 @@ class _Target:
     def write_span(self, span: PackSpan) -> None:
         """Write files of a pack."""
         key = blob_key(span.pack)
-        with self._losses(span.rows[0][0], key):
-            for row, content in cut(self._store, span):
+        with self._naming_lost(span.rows[0][0], key):
+            for row, content in read_span(self._store, span):
                 if content is None:
                     raise self._damaged(row, key)
                 path = self._folder / row.path
@@ -172,7 +168,7 @@ class _Target:
             self._on_file(row)
 
     @contextlib.contextmanager
-    def _losses(self, row: FileRow, key: str) -> Iterator[None]:
+    def _naming_lost(self, row: FileRow, key: str) -> Iterator[None]:
         try:
             with naming(row.path):
                 yield

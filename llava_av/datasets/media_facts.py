@@ -5,8 +5,9 @@ datasets/<name>/media/<id>.json                   the same of all files of a com
 
 datasets/<name>/media/<sha256 of a range>.pending.json    digests of its files that were not decoded
 
-They are written beside a commit and are not part of it, so they do not change its ID. A range of which a file
-is unknown has none until the folder is committed again. `pending_checks` decodes pending files.
+They are written beside a commit and are not part of it, so they do not change its ID. A range has no
+properties while those of any of its files are unknown; committing the folder again writes them.
+`pending_checks` decodes pending files.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -117,7 +118,7 @@ def _write(
 ) -> None:
     own = sorted(digests)
     if unchecked := [digest for digest in own if digest in pending]:
-        # First: a range whose properties are stored is not written again.
+        # Written first, because a range whose properties are stored is not written again.
         store.put_json(_key(dataset, name, _PENDING), {"pending": unchecked})
     store.put_json(_key(dataset, name), {digest: vars(facts[digest]) for digest in own if digest in facts})
 

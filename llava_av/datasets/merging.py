@@ -5,8 +5,8 @@ that differ are conflicts. So is a media file that samples of two splits use: th
 all conflicts before anything is written. A file is identified by its digest, so a copy under another path
 counts as the same file.
 
-All rows are streamed. The IDs and paths of the samples outside of the training split, and the paths of their
-files under any name, are kept in memory: about 400 bytes for each such sample with one file.
+All rows are streamed. The IDs and paths of the samples outside of the training split, and all paths of their
+files, are kept in memory: about 400 bytes for each such sample with one file.
 """
 
 import heapq
@@ -31,7 +31,7 @@ from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.plurals import count_of, listed
 from llava_av.storage import ObjectStore
 
-__all__ = ["MergeResult", "merge"]
+__all__ = ["MergeResult", "write_union"]
 
 _TRAIN = "train"
 _MOST_NAMES = 5
@@ -51,7 +51,7 @@ class MergeResult:
     """Training samples that were left out because a held-out sample has their media."""
 
 
-def merge(
+def write_union(
     store: ObjectStore,
     name: str,
     commits: Sequence[Commit],
@@ -175,9 +175,9 @@ class _Check:
         """Split of each sample outside of the training split, by ID."""
         self._paths: dict[str, str] = {}
         """Split of each file of these samples, by path; then also by the other paths of its content."""
-        self._samples = _Conflicts(f"of {union.titles} have equal IDs, but other content or another split")
-        self._files = _Conflicts(f"of {union.titles} have equal paths, but other content")
-        self._shared = _Conflicts(f"of {union.titles} have media of another split")
+        self._samples = _Conflicts(f"of {union.titles} with equal IDs but different content or another split")
+        self._files = _Conflicts(f"of {union.titles} with equal paths but different content")
+        self._shared = _Conflicts(f"of {union.titles} with media of another split")
         self.left_out: dict[str, set[str]] = {}
         """Media of each training sample to leave out, by its ID."""
 
@@ -252,4 +252,5 @@ class _Conflicts:
         if self._count:
             more = f" and {self._count - len(self._names)} more" if self._count > len(self._names) else ""
             names = ", ".join(self._names) + more
-            raise CommitError(f"{count_of(self._count, noun)} {self._problem}: {names}; {advice}")
+            count = count_of(self._count, noun)
+            raise CommitError(f"cannot merge {count} {self._problem}: {names}; {advice}")

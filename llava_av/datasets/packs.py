@@ -1,9 +1,8 @@
 """Packs: blobs that hold the contents of many small media files, one after the other.
 
-A small file costs as much as a request, whatever its size. Files that a commit adds are therefore sent
-together if they are small and many. A pack is sent in one request, and the files that it holds are compared
-with their digests when they are joined. Fewer files are sent one by one, so that many small changes do not
-leave as many packs.
+Sending a small file costs one request, whatever its size. If a commit adds many small files, they are
+therefore sent together: a pack takes one request, and its files are compared with their digests when they are
+joined. Few files are sent one by one, so that many small commits do not leave as many packs.
 """
 
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ def upload_content(
     """
     distinct = {each.entry.sha256: each for each in missing_sources(content, newest, media, stored)}
     small = [source for source in distinct.values() if _is_small(source)]
-    packs = _cut(small) if len(small) >= _FEWEST else []
+    packs = _packs_of(small) if len(small) >= _FEWEST else []
     sent: list[int] = []
     report = _Progress(progress, len(distinct), packs)
     for sizes, places in map_parallel(partial(_upload, Uploader(store, cache)), packs, on_done=report.packs):
@@ -65,7 +64,7 @@ def _is_small(source: Source) -> bool:
     return source.local is not None and 0 < source.entry.bytes <= _SMALL_BYTES
 
 
-def _cut(sources: Sequence[Source]) -> list[list[Source]]:
+def _packs_of(sources: Sequence[Source]) -> list[list[Source]]:
     packs: list[list[Source]] = []
     size = _PACK_BYTES
     for source in sources:

@@ -88,7 +88,7 @@ def decode_pending(
     """
     lists = {key: own for commit in commits for key, own in stored_pending(store, commit).items()}
     pending = _pending(store, _digests(lists))
-    files = sorted(_found(store, commits, pending.digests), key=lambda item: item[0])
+    files = sorted(_stored_files(store, commits, pending.digests), key=lambda item: item[0])
     bad = dict(pending.failures)
     temporary = Path(tempfile.gettempdir())
     with local_files(temporary / "llava-av"), tempfile.TemporaryDirectory(prefix="llava-av-") as folder:
@@ -106,7 +106,7 @@ def decode_pending(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _StoredFile:
     """A file of a commit, and its place if it is in a pack."""
 
     row: FileRow
@@ -123,9 +123,9 @@ class _Result:
     """Reason why the file cannot be used; empty if it can."""
 
 
-def _found(
+def _stored_files(
     store: ObjectStore, commits: Iterable[Commit], digests: Iterable[str]
-) -> Iterator[tuple[str, _Found]]:
+) -> Iterator[tuple[str, _StoredFile]]:
     """Yield a file with each digest."""
     left = set(digests)
     for commit in commits if left else ():
@@ -133,15 +133,17 @@ def _found(
         rows = {row.sha256: row for row in reader.files if row.sha256 in left}
         left -= rows.keys()
         places = find_places(reader, rows.values())
-        yield from ((digest, _Found(row=row, place=places.get(digest))) for digest, row in rows.items())
+        yield from ((digest, _StoredFile(row=row, place=places.get(digest))) for digest, row in rows.items())
 
 
-def _decoded(store: ObjectStore, files: Sequence[tuple[str, _Found]], folder: Path) -> dict[str, _Result]:
+def _decoded(
+    store: ObjectStore, files: Sequence[tuple[str, _StoredFile]], folder: Path
+) -> dict[str, _Result]:
     results = map_parallel(lambda item: _decode(store, item[1], folder / item[0]), files, workers=_WORKERS)
     return {digest: result for (digest, _), result in zip(files, results, strict=True)}
 
 
-def _decode(store: ObjectStore, found: _Found, folder: Path) -> _Result:
+def _decode(store: ObjectStore, found: _StoredFile, folder: Path) -> _Result:
     row = found.row
     path = folder / row.path
     try:

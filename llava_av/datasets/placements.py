@@ -110,7 +110,7 @@ def readable_places(store: ObjectStore, name: str, one: FileRange) -> Mapping[st
     try:
         found = read_placement(store, name, one)
     except CommitError as error:
-        _LOG.warning("files are looked for one by one: %s", error)
+        _LOG.warning("looking for files one by one: %s", error)
         return {}
     return {} if found is None else found.places
 
@@ -131,7 +131,7 @@ def write_placement(
     packs = {pack: number for number, pack in enumerate(dict.fromkeys(places[each].pack for each in digests))}
     key = placement_key(name, one.sha256)
     if not digests:
-        # One that an earlier commit of this range has left refers to packs that nobody has compared now.
+        # A placement of an earlier commit may name packs that this commit has not compared.
         store.delete(key)
         return
     placement = Placement(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import operator
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,12 @@ class Listing(Generic[_Range, _Row]):
     def digests(self) -> frozenset[str]:
         """Return the digests of the ranges."""
         return frozenset(one.sha256 for one in self.ranges)
+
+    def ranges_with(self, keys: Iterable[str]) -> list[_Range]:
+        """Return the ranges that contain keys of rows, each range once and in order."""
+        firsts = [one.first for one in self.ranges]
+        positions = {bisect_right(firsts, key) - 1 for key in keys}
+        return [self.ranges[position] for position in sorted(positions) if position >= 0]
 
     def except_for(self, digests: frozenset[str]) -> Iterator[_Row]:
         """Yield the rows of the ranges whose digest is not in a set."""

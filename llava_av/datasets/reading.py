@@ -118,7 +118,9 @@ def open_content(
         )
     splits = {
         split: Listing(
-            ranges=entry.ranges, load=partial(blobs.samples, split), content=partial(blobs.content, split)
+            ranges=entry.ranges,
+            load=partial(blobs.samples, split),
+            content=partial(blobs.sample_content, split),
         )
         for split, entry in sorted(manifest.splits.items())
     }
@@ -154,10 +156,10 @@ class _Blobs:
 
     def samples(self, split: str, one: SampleRange) -> list[SampleLine]:
         """Return the samples of a range of a split."""
-        content = self.content(split, one)
+        content = self.sample_content(split, one)
         return self._parsed(f"samples of split {split}", lambda: parse_samples(one, content))
 
-    def content(self, split: str, one: SampleRange) -> bytes:
+    def sample_content(self, split: str, one: SampleRange) -> bytes:
         """Return the content of a range of a split."""
         return self._read(one.sha256, f"samples of split {split}")
 

@@ -32,7 +32,7 @@ class NamedColumn:
         numbers = np.array([names.setdefault(value, len(names)) for value in values], np.int64)
         return cls(tuple(names), numbers)
 
-    def are_any(self, names: Collection[str]) -> npt.NDArray[np.bool_]:
+    def is_any_of(self, names: Collection[str]) -> npt.NDArray[np.bool_]:
         """Check for each row whether its value is one of some values."""
         return np.isin(self.numbers, [number for number, name in enumerate(self.names) if name in names])
 

@@ -194,7 +194,7 @@ def _keys(content: bytes, rows: int) -> tuple[list[bytes], list[bytes]]:
     """Return for each line a value that is equal for samples about the same media, and the kind."""
     found = _LINE.findall(content)
     if len(found) != rows:
-        # Only lines that no version writes need the time of a parser.
+        # The parser is slower; only lines that no version has written need it.
         parsed = list(map(_key, content.splitlines(), range(1, rows + 1)))
         return [key for key, _ in parsed], [kind for _, kind in parsed]
     media = [

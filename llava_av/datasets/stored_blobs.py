@@ -57,7 +57,7 @@ class StoredBlobs:
             return list(commit.files.load(one)), placement
         except CommitError as error:
             # Sending each file again costs more, but needs no list.
-            _LOG.warning("files are looked for one by one: %s", error)
+            _LOG.warning("looking for files one by one: %s", error)
             return [], None
 
     def write_placements(self, content: ContentReader) -> None:

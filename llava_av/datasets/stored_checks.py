@@ -1,6 +1,6 @@
 """Results of the checks of media content, in the object store, for all datasets and machines.
 
-datasets/.checks/<version>-<2 hex>.json    result by the digest of the content, for digests that start so
+datasets/.checks/<version>-<2 hex>.json    results by the digest of the content, with these first digits
 
 A result belongs to content, so it stays valid whatever the name or the dataset of a file. Only results of
 complete decoding are stored. Results are text (`media_checks`). They are a cache: content that an object
@@ -79,7 +79,7 @@ def _add(store: ObjectStore, bucket: str, results: Mapping[str, str]) -> None:
         content = seal(key, json_bytes({**stored, **results}))
         if store.replace(key, content, etag) if etag else store.create(key, content):
             return
-    _LOG.info("results of checks are not stored: many others write %s", store.uri(key))
+    _LOG.info("results of checks are not stored: many other writers replace %s", store.uri(key))
 
 
 def _read(store: ObjectStore, key: str) -> tuple[dict[str, str], str]:

@@ -39,6 +39,7 @@ __all__ = [
     "media_sources",
     "missing_sources",
     "naming",
+    "range_source",
     "upload_missing",
 ]
 
@@ -94,7 +95,7 @@ def missing_sources(
         listing = content.samples(split)
         known = _ranges_of(newest, split)
         found += [
-            _range_source(list_path(split), one, partial(_samples, listing, one))
+            range_source(list_path(split), one, partial(_samples, listing, one))
             for one in listing.ranges
             if one.sha256 not in known
         ]
@@ -107,7 +108,7 @@ def file_range_sources(content: ContentReader, newest: ContentReader | None) -> 
     stored = newest.files.digests if newest is not None and newest.has_blobs else frozenset()
     files = content.files
     return [
-        _range_source(one.first, one, partial(_files, files, one))
+        range_source(one.first, one, partial(_files, files, one))
         for one in files.ranges
         if one.sha256 not in stored
     ]
@@ -120,12 +121,13 @@ def _ranges_of(newest: ContentReader | None, split: str) -> frozenset[str]:
 
 
 def _new_paths(content: ContentReader, newest: ContentReader | None, stored: StoredBlobs) -> set[str]:
-    """Return the paths of files whose content the newest commit does not list, as far as this is known."""
+    """Return the paths of files whose content is not known to be in the newest commit."""
     before = newest.files.digests if newest is not None else frozenset()
     return {row.path for row in content.files.except_for(before) if row.sha256 not in stored}
 
 
-def _range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
+def range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
+    """Return the source of the blob of a range."""
     return Source(path=path, entry=FileEntry(sha256=one.sha256, bytes=one.size), content=content)
 
 

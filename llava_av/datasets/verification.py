@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from llava_av.datasets.commits import Commit, read_commit
 from llava_av.datasets.manifest import CommitError, FlatManifest, blob_key, list_path, safe_path
-from llava_av.datasets.media_blobs import PackSpan, cut, spans_of
+from llava_av.datasets.media_blobs import PackSpan, read_span, spans_of
 from llava_av.datasets.placements import Place
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
@@ -189,7 +189,7 @@ def _states(store: ObjectStore, span: PackSpan) -> dict[str, str]:
     """Return the state of each damaged file of a span."""
     key = blob_key(span.pack)
     try:
-        return {row.sha256: "damaged" for row, content in cut(store, span) if content is None}
+        return {row.sha256: "damaged" for row, content in read_span(store, span) if content is None}
     except ObjectMissing:
         state = "missing"
     except StoreError as error:

@@ -66,10 +66,10 @@ class LocalLauncher:
 
 
 def _without_agent_report() -> Callable[[str], bool]:
-    """Return a function that returns whether to show a line of a process group: not if torchrun wrote it.
+    """Return a filter for the output of a process group that hides the lines of torchrun itself.
 
-    torchrun ends with a traceback of its own and the exit codes of its processes, some 30 lines that hide
-    the error which the job itself logged. The log file has them.
+    torchrun ends with a traceback of its own and the exit codes of its processes, about 30 lines that hide
+    the error that the job itself logged. The log file has them.
     """
     is_over = False
 

@@ -146,7 +146,7 @@ def run_policy(
 
 
 def _require_short(policy: Policy, run: str, *, datasets: int) -> None:
-    """Require that a policy may be that of a session."""
+    """Require that a policy is short enough for a session."""
     length = len(policy_text(policy))
     if length > _MAX_CHARACTERS:
         raise LaunchError(

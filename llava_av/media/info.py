@@ -24,7 +24,7 @@ class MediaError(UserError):
 
 
 class UnreadableError(MediaError):
-    """A path that is no file with content, or a file that this machine cannot read or has no memory for."""
+    """A path without content, or a file that this machine cannot read, for example for lack of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

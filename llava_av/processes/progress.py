@@ -51,7 +51,7 @@ def report_progress(step: str, done: int, total: int, note: str = "") -> None:
 
 
 def progress_reporter(step: str, note: str) -> ProgressCallback:
-    """Return a callback that reports the progress of small units of work, as often as it is read at most.
+    """Return a callback that reports many small units of work, at most once per poll of the readers.
 
     Args:
         step: As in `ProgressEvent`.

@@ -12,14 +12,14 @@ AdaptedPart = Literal["vision_tower", "audio_tower", "language"]
 """Parts with layers that an adapter can change; connectors and embeddings are trained fully."""
 
 
-def _names_layers(names: Any) -> Any:
+def _check_targets(names: Any) -> Any:
     is_list = isinstance(names, list | tuple) and names and all(isinstance(one, str) for one in names)
     if names != "all-linear" and not is_list:
         raise ValueError("use all-linear, or a list of names of layers such as [q_proj, v_proj]")
     return names
 
 
-_Targets = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_names_layers)]
+_Targets = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_check_targets)]
 
 
 def _in_order(targets: dict[AdaptedPart, _Targets]) -> dict[AdaptedPart, _Targets]:

@@ -47,7 +47,7 @@ def read_pieces(remote: S3Client, key: str) -> Iterator[Piece]:
 
 
 def read_range(remote: S3Client, key: str, offset: int, length: int) -> bytes:
-    """Return some bytes of an object, or fewer if it ends before; their reader compares a digest.
+    """Return `length` bytes of an object from `offset`, or fewer at its end; the caller compares a digest.
 
     Raises:
         ObjectMissing: The object does not exist.

@@ -174,7 +174,7 @@ class ObjectStore:
         return b"".join(piece.data for piece in pieces), pieces[0].etag
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """Return some bytes of an object, or fewer if it ends before; the caller compares a digest.
+        """Return `length` bytes of an object from `offset`, fewer at its end; the caller compares a digest.
 
         Raises:
             ObjectMissing: The object does not exist.

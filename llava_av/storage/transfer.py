@@ -59,7 +59,7 @@ def map_parallel(
 
 
 class _Calls(Generic[_Item, _Result]):
-    """Calls of one function, which threads share; a future for each call would cost more than a small one."""
+    """Calls of one function, which threads share; a future for each would cost more than a short call."""
 
     def __init__(self, function: Callable[[_Item], _Result], items: list[_Item]) -> None:
         self.items = items
@@ -72,7 +72,7 @@ class _Calls(Generic[_Item, _Result]):
         self._end = threading.Event()
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Wait until all calls have returned or one has failed; return False if the time ends before."""
+        """Wait until all calls have returned or one has failed; return False after the timeout."""
         return self._end.wait(timeout_s)
 
     def run(self) -> None:

@@ -27,6 +27,7 @@ from llava_av.training.fresh_start import deferred_fresh_model, has_several_loca
 from llava_av.training.stages import JobStage
 
 __all__ = [
+    "CACHE_FOLDER",
     "Datasets",
     "JobContext",
     "TrainingData",
@@ -38,8 +39,8 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 
-CACHE = "cache"
-"""Folder below the working folder that the processes of a node share."""
+CACHE_FOLDER = "cache"
+"""Name of the folder in the working folder that the processes of a node share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ def read_datasets(job: JobContext) -> Datasets:
     """Return the samples of the run's datasets, without their media."""
     store, names = job.run.store, job.request.datasets
     commits = tuple(read_commit(store, named.name, named.commit) for named in names)
-    folder = job.work / CACHE / "samples"
+    folder = job.work / CACHE_FOLDER / "samples"
     splits = tuple(_read_splits(store, commit, folder, is_mixed=len(names) > 1) for commit in commits)
     return Datasets(commits=commits, splits=splits)
 
@@ -151,7 +152,9 @@ def _read_splits(store: ObjectStore, commit: Commit, folder: Path, *, is_mixed: 
 
     found = commit.manifest.splits
     if "train" not in found:
-        raise CommitError(f"commit {commit.id} has no split train; it has {', '.join(found)}")
+        raise CommitError(
+            f"commit {commit.id} has no split train; it has {', '.join(found)}: train on a commit with it"
+        )
     return DatasetSplits(
         name=commit.name,
         folder=mixed_folder(commit) if is_mixed else "",

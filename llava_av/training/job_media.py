@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from llava_av.datasets.blob_cache import BlobCache
 from llava_av.datasets.commit_files import CommitFile, CommitFiles
-from llava_av.training.job_context import CACHE, Datasets, JobContext, mixed_folder
+from llava_av.training.job_context import CACHE_FOLDER, Datasets, JobContext, mixed_folder
 from llava_av.training.media_stream import MediaStream
 
 __all__ = ["streamed_media"]
@@ -16,7 +16,7 @@ __all__ = ["streamed_media"]
 def streamed_media(job: JobContext, datasets: Datasets) -> Iterator[MediaStream]:
     """Provide the media of the datasets for a block; all processes of the node share one cache."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    with contextlib.closing(BlobCache(job.work / CACHE)) as cache:
+    with contextlib.closing(BlobCache(job.work / CACHE_FOLDER)) as cache:
         find = _finder(job, datasets)
         with contextlib.closing(MediaStream(cache, find, processes=processes)) as stream:
             yield stream
@@ -24,7 +24,7 @@ def streamed_media(job: JobContext, datasets: Datasets) -> Iterator[MediaStream]
 
 def _finder(job: JobContext, datasets: Datasets) -> Callable[[str], CommitFile | None]:
     """Return the function that finds a file of the datasets by its normalized path."""
-    folder = job.work / CACHE / "files"
+    folder = job.work / CACHE_FOLDER / "files"
     by_folder = {mixed_folder(one): CommitFiles(job.run.store, one, folder) for one in datasets.commits}
     if len(by_folder) == 1:
         [only] = by_folder.values()

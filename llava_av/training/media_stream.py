@@ -1,4 +1,4 @@
-"""Media of the next steps, fetched ahead into the cache of the node and given back after their use."""
+"""Media of the next steps, fetched ahead into the cache of the node and released after their use."""
 
 import contextlib
 import threading
@@ -33,7 +33,7 @@ _AHEAD_SHARE = 0.5
 
 @dataclass(kw_only=True)
 class _Held:
-    """A file that is fetched or waits for it."""
+    """A file that is fetched, or waits to be fetched."""
 
     file: CommitFile
     steps: set[int] = field(default_factory=set)
@@ -41,15 +41,15 @@ class _Held:
     next_use: int = NEVER
     """Step that uses it after these."""
     users: int = 0
-    """Blocks that use it."""
+    """Number of blocks that use it."""
     path: Future[Path] | None = None
-    """None while it waits."""
+    """Path in the cache; None while the file waits."""
 
 
 class MediaStream:
     """Media of the samples that one process reads, in the order of their use.
 
-    Files are fetched ahead as far as this process's share of the cache allows. A file is given back when the
+    Files are fetched ahead as far as this process's share of the cache allows. A file is released when the
     last expected step has used it. The stream is a `llava_av.datasets.media_source.MediaSource`.
 
     Args:
@@ -69,7 +69,7 @@ class MediaStream:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
     def expect(self, step: int, uses: Iterable[tuple[Sample, int | None]]) -> None:
-        """Announce the samples of a step, each with the step that uses it next, if one does; steps ascend."""
+        """Announce the samples of a step, each with the next step that uses it or None; steps ascend."""
         with self._lock:
             for sample, next_use in uses:
                 for file in map(self._file, sample.media):
@@ -82,7 +82,7 @@ class MediaStream:
             self._fetch_ahead()
 
     def finish(self, step: int) -> None:
-        """Give back the files that only steps up to this one needed."""
+        """Release the files that only steps up to this one needed."""
         self._cache.now = step + 1
         with self._lock:
             for held in list(self._held.values()):
@@ -98,11 +98,11 @@ class MediaStream:
             yield used
         finally:
             for held in used.held:
-                self._give_back(held)
+                self._end_use(held)
 
     @property
     def with_headers(self) -> MediaSource:
-        """Return the same media without their recorded properties, whose range is large for a single file."""
+        """Return the same media without recorded properties, which are read for a whole range of files."""
         return _WithHeaders(self)
 
     def info(self, name: str) -> MediaInfo | None:
@@ -111,7 +111,7 @@ class MediaStream:
         return None if file is None else file.commit.info(file.row)
 
     def close(self) -> None:
-        """Give all files back."""
+        """Release all files."""
         self._pool.shutdown(cancel_futures=True)
         for held in self._held.values():
             self._release(held, held.next_use)
@@ -123,21 +123,21 @@ class MediaStream:
         return file
 
     def _use(self, name: str) -> tuple[_Held, Future[Path]]:
-        """Return a file that a block uses, and its path to come."""
+        """Return a file that a block uses, and the future of its path."""
         file = self._file(name)
         with self._lock:
             held = self._held.setdefault(file.row.sha256, _Held(file=file, next_use=self._cache.now + _SOON))
             held.users += 1
             return held, held.path or self._fetch(held)
 
-    def _give_back(self, held: _Held) -> None:
-        """Count the first expected use as done."""
+    def _end_use(self, held: _Held) -> None:
+        """Count the first expected use as done, and release the file if no other follows soon."""
         with self._lock:
             held.users -= 1
             held.steps.discard(min(held.steps, default=0))
             self._forget_unused(held)
             if held.steps and not held.users and self._bytes > self._most_bytes:
-                # Other files are needed before it is needed again.
+                # Other files are needed earlier.
                 self._release(held, min(held.steps))
                 self._waiting.append(held)
             self._fetch_ahead()
@@ -219,7 +219,7 @@ class StreamedDecoding:
         """Number of clips that the processes should have been given."""
 
     def submit(self, sample: Sample) -> Future[Any]:
-        """Start to decode the clip of a sample when its files are there."""
+        """Start to decode the clip of a sample when its files have been fetched."""
         return self._feeder.submit(self._start, sample)
 
     def result(self, future: Future[Any], sample: Sample) -> Clip:

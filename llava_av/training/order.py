@@ -63,7 +63,7 @@ class SampleOrder:
         """
         self._first_step = first_step
         columns = columns_of(samples)
-        first = np.flatnonzero(columns.kinds.are_any(recipe.warmup_kinds))
+        first = np.flatnonzero(columns.kinds.is_any_of(recipe.warmup_kinds))
         self._warmup_steps = recipe.warmup_kind_steps if len(first) else 0
         size = recipe.global_batch_size
 
@@ -84,17 +84,17 @@ class SampleOrder:
     def next_uses(self, step: int) -> dict[int, int | None]:
         """Return the step that uses each sample of a step again; None if the next epoch lacks it."""
         step -= self._first_step
-        before = self._first_step + self._warmup_steps
+        start = self._first_step + self._warmup_steps
         if step >= self._warmup_steps:
             found = self._all.next_uses(step - self._warmup_steps)
-            return {index: None if next_ is None else before + next_ for index, next_ in found.items()}
+            return {index: None if next_ is None else start + next_ for index, next_ in found.items()}
         uses: dict[int, int | None] = {}
         for index, next_ in self._warmup.next_uses(step).items():
             if next_ is not None and next_ < self._warmup_steps:
                 uses[index] = self._first_step + next_
             else:
                 first = self._all.first_use(index)
-                uses[index] = None if first is None else before + first
+                uses[index] = None if first is None else start + first
         return uses
 
 

@@ -11,7 +11,7 @@ from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.job_context import Datasets, JobContext
 from llava_av.training.sample_sizes import SampleSizes
 
-__all__ = ["FitSamples"]
+__all__ = ["MEASURED_AT_ONCE", "FitSamples"]
 
 MEASURED_AT_ONCE = 2**16
 """Number of samples up to which all are measured before the first step."""
@@ -20,7 +20,8 @@ MEASURED_AT_ONCE = 2**16
 class FitSamples:
     """Samples of all stages that the model can take; all processes call the methods together.
 
-    They are measured once, before the first step. Those of a large dataset are measured step by step.
+    Up to `MEASURED_AT_ONCE` samples are measured before the first step; in a larger dataset, each step
+    measures its own.
 
     Args:
         job: The job.
@@ -41,7 +42,7 @@ class FitSamples:
     ) -> tuple[Sequence[Sample], Iterable[SampleSize] | None]:
         """Return those of a stage's samples that the model can take, and their sizes.
 
-        Of a large dataset, return all samples, and None: their steps measure them.
+        For a larger dataset, return all samples and None.
 
         Raises:
             UnfitSamplesError: More samples of all stages are unfit than `data.max_bad_share` allows.

@@ -90,7 +90,7 @@ class JobStage:
 def require_later_stages(recipe: Recipe, index: int, config: LlavaAvConfig) -> None:
     """Require that the model has the parts and layers that the stages after this one train.
 
-    Otherwise a stage would fail only after those before it have been trained.
+    Without this check, a stage would fail only after the stages before it have been trained.
 
     Args:
         recipe: The whole recipe.

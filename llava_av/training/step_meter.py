@@ -20,7 +20,7 @@ __all__ = ["StepMeter"]
 
 
 class StepMeter:
-    """Measures the samples of steps; all processes call each method together, always from the same thread.
+    """Meter of the samples of steps; all processes call each method together, always from the same thread.
 
     Args:
         samples: All training samples.
@@ -38,7 +38,7 @@ class StepMeter:
         self._group = CpuGroup()
 
     def costs(self, indices: Sequence[int]) -> list[SampleCost | Unfit]:
-        """Return the cost of each of the samples of a step, or why the model cannot take it."""
+        """Return the cost of each sample of a step, or why the model cannot take it."""
         rank, processes = distributed.get_rank(), distributed.get_world_size()
         own = [self._samples[index] for index in indices[rank::processes]]
         measured = zip(own, self._measure(own), strict=True)
@@ -51,5 +51,5 @@ class StepMeter:
         return found
 
     def close(self) -> None:
-        """Release the group; the last call."""
+        """Release the process group; no call follows."""
         self._group.close()

@@ -9,7 +9,7 @@ has done before. `evaluated_run` has everything that the steps after an evaluati
 `commit_records` writes what accompanies a commit, `dataset_status` previews one, `dataset_tokens` counts its
 tokens, `pending_media` warns of files that were not decoded, `view_dataset` writes a page with its samples,
 `derive_commits` merges and filters commits, and `collect_garbage` deletes what no commit needs. `ingest/`
-commits a source by a job of several processes. In addition, `find_model`, `evaluate_task` and
+commits a source with a job of several processes. In addition, `find_model`, `evaluate_task` and
 `compare_models` evaluate any model on a task; `export_model` writes one as a folder; `version_history`,
 `model_card` and `reproduce` answer questions about a registered version; `index` and `indexed_run` make the
 page over all runs. `estimate/` computes the size of a recipe before it is trained. `runtime/` has what they

@@ -54,7 +54,7 @@ class Garbage:
     """Old commits, as `NAME@COMMIT`."""
     records: tuple[str, ...]
     """Keys of these commits, of their history, of unused manifests, properties and placements, and of results
-    of ingests that were given up; in the order of deletion."""
+    of abandoned ingests; in the order of deletion."""
     blobs: tuple[ObjectInfo, ...]
     """Unused blobs."""
     kept_commits: int
@@ -117,7 +117,7 @@ def find_garbage(
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
         commits=tuple(f"{name}@{commit}" for name, ids in old.items() for commit in sorted(ids)),
-        records=(*_records(stored, old, records, before), *_given_up(store, before)),
+        records=(*_records(stored, old, records, before), *_abandoned(store, before)),
         blobs=unused,
         kept_commits=kept,
         kept_blobs=len(blobs) - len(unused),
@@ -288,7 +288,7 @@ def _records(
                 yield key
 
 
-def _given_up(store: ObjectStore, before: datetime.datetime) -> Iterator[str]:
+def _abandoned(store: ObjectStore, before: datetime.datetime) -> Iterator[str]:
     """Yield the keys of results of ingests that ended without a commit."""
     yield from (info.key for info in store.list(INGESTS) if _is_older(info, before))
 

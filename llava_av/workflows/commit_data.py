@@ -35,6 +35,7 @@ __all__ = [
     "is_demo",
     "known_folder",
     "plain_splits",
+    "require_own_name",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def commit_folder(
 def known_folder(
     cache: FileCache, folder: Path | RemoteFolder, name: str, data: DataRecipe, *, allow_shared_media: bool
 ) -> KnownFolder | None:
-    """Return the commit of a folder that has not changed; None for a prefix in S3."""
+    """Return the record of a folder and its last commit; None for a prefix in S3."""
     if isinstance(folder, RemoteFolder):
         return None
     return KnownFolder(cache, folder, name, data.held_out_share, allow_shared_media)
@@ -164,7 +165,7 @@ class _Content:
         before_head: Callable[[Commit], None],
         on_conflict: OnConflict,
     ) -> Commit:
-        """Commit it; see `commit_dataset`."""
+        """Commit the content; see `commit_dataset`."""
         folder = self.folder
         return commit_dataset(
             store,
@@ -189,9 +190,18 @@ class _Content:
 
 def _dataset_name(folder: Path | RemoteFolder, name: str) -> str:
     chosen = name or name_of_folder(folder if isinstance(folder, Path) else Path(folder.name))
-    if is_demo(chosen):
-        raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
+    require_own_name(chosen)
     return chosen
+
+
+def require_own_name(name: str) -> None:
+    """Require that a name is not reserved for the demonstration dataset.
+
+    Raises:
+        DatasetError: It is reserved.
+    """
+    if is_demo(name):
+        raise DatasetError(f"{name} is a name reserved for the demonstration dataset: use another name")
 
 
 def _scan(

@@ -1,4 +1,4 @@
-"""Commits that are derived from other commits: the union of several, and a part of one.
+"""Commits that are derived from other commits: the union of several, and a subset of one.
 
 No media are downloaded or uploaded. The history entry of the new commit names the commits and the operation.
 """
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from llava_av.datasets.commits import Commit, find_commit
 from llava_av.datasets.derived_commits import commit_derived
-from llava_av.datasets.filtering import Conditions, filtered
+from llava_av.datasets.filtering import Conditions, write_subset
 from llava_av.datasets.history import HistoryEntry, write_entry
-from llava_av.datasets.merging import merge
+from llava_av.datasets.merging import write_union
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import is_demo
+from llava_av.workflows.commit_data import require_own_name
 from llava_av.workflows.runtime.author import author as default_author
 
 __all__ = ["Derived", "filter_commit", "merge_commits"]
@@ -32,7 +32,7 @@ class Derived:
     sources: tuple[str, ...]
     """The commits, as NAME@ID."""
     left_out: int = 0
-    """Training samples that a merge has left out."""
+    """Number of training samples that a merge has left out."""
 
 
 def merge_commits(
@@ -70,7 +70,7 @@ def merge_commits(
         nonlocal left_out
         commits = [find_commit(store, name) for name in names]
         sources[:] = [f"{one.name}@{one.id}" for one in commits]
-        merged = merge(store, into, commits, prefix=prefix, leave_out_shared=leave_out_shared)
+        merged = write_union(store, into, commits, prefix=prefix, leave_out_shared=leave_out_shared)
         left_out = merged.left_out
         return merged.content
 
@@ -85,13 +85,13 @@ def merge_commits(
 def filter_commit(
     store: ObjectStore, name: str, into: str, conditions: Conditions, *, message: str = "", author: str = ""
 ) -> Derived:
-    """Commit a part of a commit.
+    """Commit the samples of a commit that meet conditions.
 
     Args:
         store: Store of the commits.
         name: The commit, as `NAME`, `NAME@COMMIT` or `NAME@TAG`.
         into: Name of the dataset to commit to; it may be new.
-        conditions: Conditions that the samples of the part meet.
+        conditions: Conditions on the samples.
         message: Message for the history.
         author: Author for the history; git's user or the current actor if empty.
 
@@ -106,7 +106,7 @@ def filter_commit(
     def build() -> ContentReader:
         commit = find_commit(store, name)
         sources[:] = [f"{commit.name}@{commit.id}"]
-        return filtered(store, into, commit, conditions)
+        return write_subset(store, into, commit, conditions)
 
     operation = f"filter {conditions}".rstrip()
     commit = _committed(store, into, build, lambda: _entry(message, author, operation, sources))
@@ -126,8 +126,7 @@ def _entry(message: str, author: str, operation: str, sources: Sequence[str]) ->
 def _committed(
     store: ObjectStore, name: str, build: Callable[[], ContentReader], entry: Callable[[], HistoryEntry]
 ) -> Commit:
-    if is_demo(name):
-        raise DatasetError(f"{name} is a name reserved for the demonstration dataset: use another name")
+    require_own_name(name)
     commit = commit_derived(
         store, name, build, before_head=lambda commit: write_entry(store, commit, entry())
     )

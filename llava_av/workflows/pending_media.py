@@ -1,4 +1,4 @@
-"""Notice about media files of a commit that were never decoded."""
+"""Warning about media files of a commit that were not decoded."""
 
 import logging
 
@@ -18,7 +18,7 @@ def warn_of_pending(store: ObjectStore, commit: Commit) -> None:
     name = f"{commit.name}@{commit.id[:16]}"
     if found.digests:
         _LOG.warning(
-            "dataset %s: %s not decoded yet; training leaves out samples that fail: decode them before with "
+            "dataset %s: %s not decoded yet; training leaves out samples that fail: decode them first with "
             "`llava-av data verify %s --decode`",
             name,
             count_of(len(found.digests), "media file"),

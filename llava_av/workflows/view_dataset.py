@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.contents import Contents, Selection
-from llava_av.datasets.excerpt import Excerpt, excerpt_of, read_excerpt
+from llava_av.datasets.excerpt import excerpt_of, read_excerpt
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.history import read_entry
 from llava_av.datasets.manifest import safe_path
@@ -19,7 +19,7 @@ from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, read_folder
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter
 from llava_av.report.dataset_view.inputs import ViewInputs
 from llava_av.report.dataset_view.page import write_view
 from llava_av.storage import ObjectStore
@@ -49,7 +49,7 @@ class View:
     page: Path
     samples: int
     matching: int
-    """Samples that meet the conditions, also of those that the page leaves out."""
+    """Samples that meet the conditions, including those that are not on the page."""
     files: int
     """Media files on the page."""
     embedded: int
@@ -64,7 +64,7 @@ def view_commit(
         store: Store of the commit.
         dataset: `NAME`, `NAME@COMMIT` or `NAME@TAG`.
         page: File to write.
-        selection: Part of the commit to choose samples from.
+        selection: Conditions on the samples.
         limits: Limits of the page.
 
     Raises:
@@ -94,24 +94,24 @@ def view_commit(
             files=sum(one.rows for one in reader.files.ranges),
             bytes=sum(one.bytes for one in reader.files.ranges),
             excerpt=excerpt,
-            selection=_words(selection),
+            selection=_condition_text(selection),
             left_out=reader.quarantined,
             max_bytes=limits.bytes,
             open_file=downloaded,
-            progress=_progress,
+            progress=progress_reporter("data", "media read"),
         )
-        return _written(page, inputs)
+        return _write(page, inputs)
 
 
 def view_folder(
     folder: Path, page: Path, selection: Selection, limits: ViewLimits, cache_file: Path | None = None
 ) -> View:
-    """Write the page of a folder, of whose media only the headers are checked.
+    """Write the page of a folder; only the headers of its media are checked.
 
     Args:
         folder: The folder.
         page: File to write.
-        selection: Part of the folder to choose samples from.
+        selection: Conditions on the samples.
         limits: Limits of the page.
         cache_file: File with the results of earlier checks (see `FileCache`).
 
@@ -120,7 +120,9 @@ def view_folder(
         UserError: The selection names something that does not exist.
     """
     with FileCache(cache_file) as cache:
-        scan = read_folder(folder, _checking, checks=MediaChecks(cache, depth="headers"))
+        scan = read_folder(
+            folder, progress_reporter("data", "files checked"), checks=MediaChecks(cache, depth="headers")
+        )
     contents = _contents(folder, scan)
     inputs = ViewInputs(
         title=folder.resolve().name,
@@ -129,21 +131,17 @@ def view_folder(
         kinds=Counter(sample.kind for sample in scan.samples),
         files=len(contents.files),
         bytes=sum(row.bytes for row in contents.files.values()),
-        excerpt=_excerpt(contents, selection, limits, folder),
-        selection=_words(selection),
+        excerpt=excerpt_of(contents, selection, limits.samples, str(folder)),
+        selection=_condition_text(selection),
         left_out=scan.quarantined,
         max_bytes=limits.bytes,
         open_file=lambda row: contextlib.nullcontext(folder / row.path),
-        progress=_progress,
+        progress=progress_reporter("data", "media read"),
     )
-    return _written(page, inputs)
+    return _write(page, inputs)
 
 
-def _excerpt(contents: Contents, selection: Selection, limits: ViewLimits, folder: Path) -> Excerpt:
-    return excerpt_of(contents, selection, limits.samples, str(folder))
-
-
-def _written(page: Path, inputs: ViewInputs) -> View:
+def _write(page: Path, inputs: ViewInputs) -> View:
     with local_files(page):
         files, embedded = write_view(page, inputs)
     contents = inputs.excerpt.contents
@@ -178,17 +176,9 @@ def _contents(folder: Path, scan: FolderScan) -> Contents:
     )
 
 
-def _words(selection: Selection) -> str:
+def _condition_text(selection: Selection) -> str:
     """Return the conditions of a selection as the end of a sentence."""
     parts = [f"split {selection.split}"] if selection.split else []
     parts += [f"media matching {selection.pattern!r}"] if selection.pattern else []
     parts += ["the given IDs"] if selection.samples else []
     return f" with {', '.join(parts)}" if parts else ""
-
-
-def _checking(done: int, total: int) -> None:
-    report_progress("data", done, total, "files checked")
-
-
-def _progress(done: int, total: int) -> None:
-    report_progress("data", done, total, "media read")

@@ -163,7 +163,7 @@ def scan_rows(
     lines, bad_rows = _read_samples(rows)
     uses = _first_uses(lines)
     names = list(dict.fromkeys(use.name for use in uses))
-    checked = _check_files(names, check, progress)
+    checked = _check_all(names, check, progress)
     reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
     good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
     quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
@@ -229,7 +229,7 @@ def _roles(sample: Sample) -> list[tuple[str, str]]:
     return [(name, role) for role in ("image", "video", "audio") for name in getattr(sample, role)]
 
 
-def _check_files(
+def _check_all(
     names: Sequence[str], check: FileCheck, progress: ProgressCallback | None
 ) -> dict[str, CheckedFile | str]:
     """Check files; return the result or the reason of each."""
@@ -242,7 +242,7 @@ def _check_files(
 
 
 def check_files(names: Sequence[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
-    """Yield media paths with their results, in order. Threads suffice: decoders release the GIL."""
+    """Check files; yield each path with its result, in order. Threads suffice: decoders release the GIL."""
     parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
     with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
         for part, results in zip(parts, pool.map(lambda part: list(map(check, part)), parts), strict=True):

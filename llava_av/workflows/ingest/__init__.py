@@ -1,7 +1,7 @@
 """Distributed ingest: the processes of a job read shares of a source, and rank zero commits it once.
 
-`request` defines the commit that is wanted. `launching` runs it as a job, on this machine or on a cluster;
-`job` is one process of that job, whose command line is `__main__`. The results of the processes meet in the
+`request` defines the requested commit. `launching` runs it as a job, on this machine or on a cluster; `job`
+is one process of that job, whose command line is `__main__`. The processes exchange their results through the
 object store (`datasets.ingest_results`).
 """
 

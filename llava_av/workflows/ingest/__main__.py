@@ -12,5 +12,5 @@ def _load() -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    options = {"request": "the commit that is wanted, as JSON (llava_av.workflows.ingest.request)"}
+    options = {"request": "the requested commit as JSON (llava_av.workflows.ingest.request)"}
     exit_without_teardown(job_main("llava_av.workflows.ingest", _load, options=options))

@@ -1,9 +1,9 @@
 """One process of an ingest: read a share of the source; rank zero then commits all of it.
 
 The shares follow from the names of the files. Each process sends what it learns about files to the store, and
-begins with all that is there, so a restart continues. When all processes have finished, rank zero copies
+starts with all stored results, so a restart continues. When all processes have finished, rank zero copies
 their results to its file cache and commits the source like a single process, which reads only files without
-a result. The commit therefore does not depend on the number of processes.
+results. The commit therefore does not depend on the number of processes.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from llava_av.datasets.sources.folder import FileCheck, check_files, folder_chec
 from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.rows import Rows, find_rows
 from llava_av.plurals import count_of
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter
 from llava_av.storage import ObjectStore
 from llava_av.workflows.ingest.request import CommitRequest
 
@@ -36,7 +36,7 @@ _JOIN_S, _POLL_S = 600.0, 0.2
 
 
 def ingest(run: str, work: Path, *, request: str) -> None:
-    """Do the part of one process; rank zero writes the summary of the commit.
+    """Read the share of one process; rank zero then commits and prints the summary of the commit.
 
     Args:
         run: ID of the ingest.
@@ -60,14 +60,14 @@ def ingest(run: str, work: Path, *, request: str) -> None:
         _adopt_results(store, run, file)
         committed = wanted.commit(store, file)
     delete_results(store, run)
-    # A result, which no level of the log may hide.
+    # The log may hide lines, but not this result.
     sys.stdout.write(f"{COMMITTED}{committed.model_dump_json()}\n")
     sys.stdout.flush()
     group.announce_commit()
 
 
 class _Group:
-    """Processes of the job, which meet in the store of their group."""
+    """Processes of the job, which synchronize through torchrun's key-value store."""
 
     def __init__(self, *, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -131,12 +131,13 @@ def _read_share(store: ObjectStore, request: CommitRequest, run: str, file: Path
             )
         checks = MediaChecks(cache, store, depth=request.depth, again=request.again)
         sender = ResultSender(store, run, cache)
+        progress = progress_reporter("data", "files checked by rank zero")
         with _opened(request.open_source(store), checks) as (rows, check):
             names = [name for name in media_names(rows) if share_of(name, group.size) == group.rank]
             try:
                 for done, _ in enumerate(check_files(names, check), start=1):
                     if group.rank == 0:
-                        report_progress("data", done, len(names), "files checked by rank zero")
+                        progress(done, len(names))
                     sender.send_if_due()
             finally:
                 sender.send()

@@ -14,7 +14,7 @@ __all__ = ["ingest_spec", "run_ingest"]
 def run_ingest(
     workspace: Workspace, request: CommitRequest, target: JobTarget, processes: int
 ) -> CommitSummary:
-    """Commit a source by a job; running it again after a failure continues.
+    """Commit a source with a job; after a failure, another call continues.
 
     Args:
         workspace: Folder of the job's log and of local caches.
@@ -37,7 +37,7 @@ def run_ingest(
     spec = ingest_spec(workspace, request, target, processes)
     launch_job(workspace, spec, target, on_line=keep)
     if not lines:
-        raise LaunchError(f"{spec.name} succeeded without the line about its commit: see {workspace.logs}")
+        raise LaunchError(f"{spec.name} ended without reporting its commit: see {workspace.logs}")
     return CommitSummary.model_validate_json(lines[-1])
 
 

@@ -1,4 +1,4 @@
-"""Request of a dataset commit, as the processes of an ingest get it."""
+"""Request for a dataset commit, which each process of an ingest receives."""
 
 import hashlib
 import json

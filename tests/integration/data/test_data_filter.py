@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llava_av.datasets.commits import commit_dataset, find_commit
-from llava_av.datasets.filtering import Conditions, filtered
+from llava_av.datasets.filtering import Conditions, write_subset
 from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample, parse_stored
@@ -60,7 +60,7 @@ def test_a_part_has_the_samples_that_meet_every_condition_and_their_files(
     lines = {(split, line) for split in whole.splits for line in whole.samples(split)}
     for conditions, options, expected in CASES:
         assert str(conditions) == options
-        part = filtered(store, "part", commit, conditions)
+        part = write_subset(store, "part", commit, conditions)
         found = {(split, line) for split in part.splits for line in part.samples(split)}
         assert found <= lines, options
         assert sorted(line.id for _, line in found) == expected.split(), options
@@ -118,7 +118,7 @@ def test_ranges_are_cut_as_if_the_part_were_committed_at_once(store: ObjectStore
         for n in range(6000)
     ]
     commit = commit_dataset(store, "whole", tmp_path, {"train": samples, "held_out": ()}, ())
-    made = filtered(store, "part", commit, Conditions(kind="b")).manifest()
+    made = write_subset(store, "part", commit, Conditions(kind="b")).manifest()
     kept = [sample for sample in samples if sample.kind == "b_x"]
     assert made == content_in_memory({"train": kept}, (), ()).manifest()
     assert len(made.splits["train"].ranges) > 1

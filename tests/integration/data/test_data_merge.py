@@ -8,7 +8,7 @@ import pytest
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.media_facts import stored_pending
-from llava_av.datasets.merging import merge
+from llava_av.datasets.merging import write_union
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.storage import ObjectStore
@@ -161,7 +161,7 @@ def test_ranges_are_cut_as_if_all_samples_were_committed_at_once(store: ObjectSt
     samples = [text_sample(number) for number in range(5000)]
     overlapping = (samples[:3500], samples[1500:])
     commits = [committed(store, f"part-{number}", own, tmp_path) for number, own in enumerate(overlapping)]
-    merged = merge(store, "whole", commits).content.manifest()
+    merged = write_union(store, "whole", commits).content.manifest()
     assert merged == content_in_memory(split_of(samples), (), ()).manifest()
     assert min(len(entry.ranges) for entry in merged.splits.values()) > 1
 
