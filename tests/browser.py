@@ -25,7 +25,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (De
 
 @contextlib.contextmanager
 def chromium(folder: Path, *addresses: str) -> Iterator[int]:
-    """Run a browser on some pages; its debugger's port."""
+    """Run a browser on some pages, and yield the port of its debugger."""
     assert BROWSER is not None
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}"]
     process = subprocess.Popen(
@@ -76,7 +76,7 @@ def command(tab: str, method: str, **parameters: object) -> dict[str, Any]:
 
 
 class Tab:
-    """A tab whose requests are recorded from its first page on."""
+    """Tab of a browser whose requests are recorded."""
 
     def __init__(self, debugged: int) -> None:
         self._connection = websocket.create_connection(

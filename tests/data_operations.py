@@ -1,4 +1,4 @@
-"""Operations on data versions that tests disturb, each with what must hold after it."""
+"""Operations on data versions into which tests inject faults, with the conditions that hold afterwards."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

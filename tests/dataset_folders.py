@@ -26,7 +26,7 @@ def line(sample: Mapping[str, Any], answer: str = "It.") -> str:
     return json.dumps({"conversations": turns, **sample}) + "\n"
 
 
-def write_picture(path: Path, shade: int) -> None:
+def write_grey_image(path: Path, shade: int) -> None:
     """Write a grey image of 16 by 8 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.full((8, 16, 3), shade, np.uint8), "png")
@@ -40,7 +40,7 @@ def write_conversations(folder: Path, samples: Sequence[Mapping[str, Any]] = SAM
 def write_dataset(folder: Path) -> Path:
     """Write two images and half a second of audio with one sample each."""
     for shade, name in ((40, "night.png"), (200, "day.png")):
-        write_picture(folder / name, shade)
+        write_grey_image(folder / name, shade)
     (folder / "media").mkdir(exist_ok=True)
     write_audio(folder / "media/bell.wav", np.zeros((1, RATE_HZ // 2), np.float32), RATE_HZ, "pcm_s16le")
     write_conversations(folder)

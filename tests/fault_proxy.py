@@ -202,13 +202,13 @@ def _other_range(handler: _Handler, body: bytes) -> None:
 
 
 def _killed_before(handler: _Handler, body: bytes) -> None:
-    """Let no request arrive any more, from this one on, as if the client had been killed."""
+    """Drop this request and all later ones, as if the client had been killed before it."""
     handler.server.only = ""
     handler.cut(reset=True)
 
 
 def _killed_after(handler: _Handler, body: bytes) -> None:
-    """Let no request arrive any more after this one."""
+    """Forward this request and drop all later ones, as if the client had been killed after it."""
     if handler.server.only:
         handler.server.only = ""
         handler.forwarded(body)

@@ -1,4 +1,4 @@
-"""`python -m tests.killed_ingest …`: the last process of an ingest is killed when it has sent two results."""
+"""`python -m tests.killed_ingest …`: an ingest whose last process is killed after it has sent two results."""
 
 import os
 import signal

@@ -42,7 +42,7 @@ def ls(
     selection = Selection(split=split, pattern=pattern)
     with stored_data(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
-        contents = select(read_contents(store, commit), selection, f"{commit.name}@{commit.id[:16]}")
+        contents = select(read_contents(store, commit), selection, commit.title)
     rows = _file_rows(contents, selection) if files else _sample_rows(contents)
     if as_json:
         print_json(rows)
@@ -141,4 +141,4 @@ def checkout(
         print_json({"name": commit.name, "commit": commit.id, "folder": str(folder), **counts})
         return
     counts_text = f"{count_of(found.samples, 'sample')}, {count_of(found.files, 'media file')}"
-    print(f"{folder}: {commit.name}@{commit.id[:16]}, {counts_text} ({found.downloaded} downloaded)")
+    print(f"{folder}: {commit.title}, {counts_text} ({found.downloaded} downloaded)")

@@ -57,4 +57,4 @@ def export(
         print_json({"name": commit.name, "commit": commit.id, "folder": str(folder), **counts})
         return
     text = f"{count_of(found.samples, 'sample')} in {count_of(found.shards, 'shard')} ({found.reused} reused)"
-    print(f"{folder}: {commit.name}@{commit.id[:16]}, {text}")
+    print(f"{folder}: {commit.title}, {text}")

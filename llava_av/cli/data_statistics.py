@@ -38,7 +38,7 @@ def stats(
     chosen = chosen_recipe(recipe) if recipe else None
     with stored_data(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
-        name = f"{commit.name}@{commit.id[:16]}"
+        name = commit.title
         pending = pending_files(store, commit).digests
         contents = select(read_contents(store, commit), Selection(split=split), name)
         if chosen is not None:

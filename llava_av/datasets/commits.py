@@ -85,6 +85,11 @@ class Commit:
     uploaded_bytes: int = 0
     unchanged: bool = False
 
+    @property
+    def title(self) -> str:
+        """Return its name in messages, `NAME@` and the first 16 digits of the ID."""
+        return f"{self.name}@{self.id[:16]}"
+
     def reader(self, store: ObjectStore) -> ContentReader:
         """Return the reader of its files and samples."""
         return open_content(store, self.manifest, self.name, self.id)
@@ -182,13 +187,12 @@ def read_head(store: ObjectStore, name: str, known: Head | None = None) -> Head:
         StoreError: The object store cannot be used.
     """
     check_name(name)
+    key = ref_key(name)
     try:
-        content, etag = store.get_with_etag(ref_key(name))
+        content, etag = store.get_with_etag(key)
     except ObjectMissing:
         return Head(commit=None, etag="")
-    ref = _parse(
-        _Ref.model_validate_json, store.unsealed(ref_key(name), content).content, store.uri(ref_key(name))
-    )
+    ref = _parse(_Ref.model_validate_json, store.unsealed(key, content).content, store.uri(key))
     commit = known.commit if known is not None and known.id == ref.commit else None
     return Head(commit=commit or read_commit(store, name, ref.commit), etag=etag)
 
@@ -209,7 +213,7 @@ class CommitWriter:
     stored: StoredBlobs
 
     def add(self, content: ContentReader, base: Head) -> Commit:
-        """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
+        """Add a commit on top of `base`, or of a newer head if `on_conflict` allows it."""
         for attempt in range(_REF_ATTEMPTS):
             head = read_head(self.store, self.name, base)
             # Another writer committed the same content, or this write succeeded although its answer was lost.
@@ -221,9 +225,7 @@ class CommitWriter:
                 continue
             if (commit := self.write(content, head)) is not None:
                 return commit
-        raise CommitError(
-            f"dataset {self.name} is being committed by many others at the same time: run again"
-        )
+        raise CommitError(f"dataset {self.name} is being committed by many others: run again")
 
     def write(self, content: ContentReader, head: Head) -> Commit | None:
         """Write a commit on top of a head; return None if the head is no longer the newest."""

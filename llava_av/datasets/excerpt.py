@@ -47,7 +47,7 @@ def read_excerpt(store: ObjectStore, commit: Commit, selection: Selection, limit
         UserError: There is no such split, or no sample meets the conditions.
         StoreError: The object store cannot be used.
     """
-    name, reader = f"{commit.name}@{commit.id[:16]}", commit.reader(store)
+    name, reader = commit.title, commit.reader(store)
     require_split(reader.splits, selection.split, name)
     chosen, matching = _choose(_samples(reader, selection), selection, limit, name)
     samples = _by_split(chosen, reader.splits, selection)

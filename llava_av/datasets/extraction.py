@@ -86,7 +86,7 @@ def extract(
         UserError: The selection names something that does not exist.
         StoreError: The object store or the local disk cannot be used.
     """
-    contents = select(read_contents(store, commit), selection, f"{commit.name}@{commit.id[:16]}")
+    contents = select(read_contents(store, commit), selection, commit.title)
     texts = {
         CONVERSATIONS: to_jsonl(_samples(contents)).encode(),
         ORIGIN: _origin(commit, selection),

@@ -106,7 +106,7 @@ def write_subset(store: ObjectStore, name: str, commit: Commit, conditions: Cond
         CommitError: A list of samples or files is lost or damaged.
         StoreError: The object store cannot be used.
     """
-    reader, title = commit.reader(store), f"{commit.name}@{commit.id[:16]}"
+    reader, title = commit.reader(store), commit.title
     require_split(reader.splits, conditions.split, title)
     _require_kind(reader, conditions, title)
     subset = _Subset(reader, title, conditions, _properties(store, commit, conditions))

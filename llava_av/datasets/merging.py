@@ -102,7 +102,7 @@ class _Source:
         self._store, self._commit = store, commit
         self._reader = commit.reader(store)
         self._prefix = f"{commit.name}/" if prefix else ""
-        self.title = f"{commit.name}@{commit.id[:16]}"
+        self.title = commit.title
         self.splits = tuple(self._reader.splits)
 
     def lines(self, split: str) -> Iterator[SampleLine]:

@@ -220,7 +220,7 @@ def describe_damage(
     samples: dict[str, list[str]] = {digest: [] for digest in paths}
     kinds: dict[str, BlobKind] = {}
     for commit in commits if bad else ():
-        label, reader = f"{commit.name}@{commit.id[:16]}", commit.reader(store)
+        label, reader = commit.title, commit.reader(store)
         blobs = (one for batch in blob_batches(commit, reader) for one in batch if one.sha256 in bad)
         media: dict[str, str] = {}
         for one in blobs:

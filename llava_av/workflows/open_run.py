@@ -200,8 +200,7 @@ def open_run(
 ) -> Run:
     """Open the run of this request, or find it.
 
-    Code and record are stored as they are when the run is opened: this code trains, and these expectations
-    are checked.
+    Code and record are stored as they are now: this code trains, and these expectations are checked.
 
     Args:
         store: Store of the runs.

@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 def warn_of_pending(store: ObjectStore, commit: Commit) -> None:
     """Warn of the media files of a commit that were not decoded, or that do not decode."""
     found = pending_files(store, commit)
-    name = f"{commit.name}@{commit.id[:16]}"
+    name = commit.title
     if found.digests:
         _LOG.warning(
             "dataset %s: %s not decoded yet; training leaves out samples that fail: decode them first with "

@@ -86,7 +86,7 @@ def view_commit(
             (Path(work) / row.path).unlink()
 
         inputs = ViewInputs(
-            title=f"{commit.name}@{commit.id[:16]}",
+            title=commit.title,
             origin=origin,
             message="" if entry is None else entry.message,
             splits={split: sum(one.rows for one in reader.samples(split).ranges) for split in reader.splits},

@@ -23,14 +23,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 INGEST_S = 900
 # Enough that processes send results long before they have read their shares.
-PICTURES = 3000
+IMAGES = 3000
 
 
 @pytest.fixture(scope="module")
 def prefix(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the address of a prefix with many pictures."""
+    """Return the address of a prefix with many images."""
     folder = write_dataset(tmp_path_factory.mktemp("raw") / "many")
-    names = [f"media/{number}.png" for number in range(PICTURES)]
+    names = [f"media/{number}.png" for number in range(IMAGES)]
     pixels = np.random.default_rng(0)
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)

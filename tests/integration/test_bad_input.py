@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from llava_av.cli import doctor_checks
 from llava_av.storage import ObjectStore
 from tests.commands import called_here, llava_av
+from tests.small_disks import mounted_disk
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -146,17 +146,8 @@ def test_unknown_run_and_unknown_dataset(tmp_path: Path, mlflow_environment: Map
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("this machine permits no mounts")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted_disk(tmp_path / "small", "6m") as folder:
+        yield folder
 
 
 def test_full_disk(tmp_path: Path, small_disk: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.data_operations import COUNT, DO, Place, media
 from tests.decoders import decode, new_sample
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.integration.commits.folders import commit, make
+from tests.small_disks import mounted_disk
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -173,22 +173,13 @@ DISK = 256 * PAGE
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("this machine permits no mounts")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted_disk(tmp_path / "small", str(DISK)) as folder:
+        yield folder
 
 
 LOCAL = {name: DO[name] for name in ("checkout", "extract", "export", "stream")}
 FREE = [pytest.param(free, marks=slow(free != 3)) for free in (0, 1, 2, 3, 5, 7, 9)]
-"""Free pages of the disk, each of which is full at another step of an operation."""
+"""Numbers of free pages; with each, the disk is full at another step of an operation."""
 
 
 @pytest.mark.parametrize("free", FREE)

@@ -61,7 +61,7 @@ def test_a_file_that_is_removed_while_it_is_read_has_no_rows(tmp_path: Path) -> 
     thread = threading.Thread(target=restart)
     thread.start()
     try:
-        # Some ten reads of this second meet the moment between a look at the file and its opening.
+        # About ten reads of this second happen while the file is being replaced.
         end = time.monotonic() + 1
         found = [journal.rows()]
         while time.monotonic() < end:

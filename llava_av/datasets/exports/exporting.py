@@ -87,7 +87,7 @@ def export(
     """
     part = Selection() if selection is None else selection
     _require_new(folder)
-    contents = select(read_contents(store, commit), part, f"{commit.name}@{commit.id[:16]}")
+    contents = select(read_contents(store, commit), part, commit.title)
     shards = plan_shards(contents, shard_bytes, _FORMATS[form].overhead)
     key = hashlib.sha256(repr((commit.id, form, shard_bytes, part)).encode()).hexdigest()[:16]
     staging = folder.absolute().with_name(f".{folder.absolute().name}.{key}.partial")

@@ -24,7 +24,7 @@ from tests.dataset_folders import (
     stored_key,
     write_conversations,
     write_dataset,
-    write_picture,
+    write_grey_image,
 )
 from tests.media_samples import click, cut, write_grey_clip
 
@@ -110,7 +110,7 @@ def test_a_sample_of_the_digests_is_decoded(
     digit = files["day.png"][0]
     monkeypatch.setattr(media_checks, "_SAMPLED_DIGIT", digit)
     chosen = {name for name, digest in files.items() if digest.startswith(digit)}
-    write_picture(clips / "new.png", 7)
+    write_grey_image(clips / "new.png", 7)
     data.text("commit", clips, "--name", "fresh", "--check", "sample")
     assert set(decoded) == {Path(name).name for name in chosen}
     assert pending(data, "fresh") == (len(files) - len(chosen),) * 2
@@ -201,7 +201,7 @@ def test_pending_files_stay_pending_in_ranges_that_another_writer_changed(
 ) -> None:
     data.text("commit", clips, "--check", "headers")
     other = write_dataset(tmp_path / "more")
-    write_picture(other / "new.png", 90)
+    write_grey_image(other / "new.png", 90)
     write_conversations(other, [*SAMPLES, {"id": "new", "image": "new.png", "split": "train"}])
     data.text("commit", other, "--name", "clips", "--check", "headers")
     assert pending(data) == (4, 4)

@@ -6,7 +6,7 @@ import pytest
 
 from llava_av.datasets.commits import find_commit
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import SAMPLES, DataCommands, stored_key, write_conversations, write_picture
+from tests.dataset_folders import SAMPLES, DataCommands, stored_key, write_conversations, write_grey_image
 
 pytestmark = pytest.mark.integration
 
@@ -25,7 +25,7 @@ def test_samples_and_files_are_listed_by_split_and_pattern(data: DataCommands, c
 def test_a_tag_names_a_commit_wherever_an_id_can(data: DataCommands, clips: Path, store: ObjectStore) -> None:
     first = data.json("commit", clips)["commit"]
     data.text("tag", "clips", "v1.0")
-    write_picture(clips / "day.png", 7)
+    write_grey_image(clips / "day.png", 7)
     second = data.json("commit", clips)["commit"]
     assert find_commit(store, "clips@v1.0").id == first
     assert data.json("diff", "clips@v1.0", "clips")["files"]["changed"] == ["day.png"]
@@ -45,7 +45,7 @@ def test_a_tag_names_a_commit_wherever_an_id_can(data: DataCommands, clips: Path
 
 def test_an_id_takes_precedence_over_a_tag(data: DataCommands, clips: Path, store: ObjectStore) -> None:
     first = data.json("commit", clips)["commit"]
-    write_picture(clips / "day.png", 7)
+    write_grey_image(clips / "day.png", 7)
     second = data.json("commit", clips)["commit"]
     data.text("tag", f"clips@{second}", first[:10])
     assert find_commit(store, f"clips@{first[:10]}").id == first

@@ -1,4 +1,4 @@
-"""Parts of dataset commits as commits of their own, on a real object store."""
+"""Subsets of dataset commits as commits of their own, on a real object store."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_a_part_has_the_properties_of_its_media_and_can_be_used_as_any_commit(
     data.text("checkout", "part", tmp_path / "copy")
     assert (tmp_path / "copy/long.wav").read_bytes() == (clips / "long.wav").read_bytes()
     assert data.json(*given)["unchanged"] is True
-    # The next part of the same name is its next version.
+    # The next subset of the same name is its next version.
     assert data.json("filter", "clips", "--into", "part", "--kind", "noise")["parent"] == made["commit"]
     # What was filtered out can be merged again.
     assert data.json("merge", "clips", "part", "--into", "clips")["samples"] == {"held_out": 2, "train": 5}

@@ -15,7 +15,7 @@ from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.writers import announced, deletion_lock
 from llava_av.storage import ObjectStore
 from llava_av.workflows.collect_garbage import delete_garbage, find_garbage
-from tests.dataset_folders import DataCommands, stored_key, write_dataset, write_picture
+from tests.dataset_folders import DataCommands, stored_key, write_dataset, write_grey_image
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +28,7 @@ def commits(data: DataCommands, store: ObjectStore, tmp_path: Path) -> list[Comm
     clips = write_dataset(tmp_path / "clips")
     made = []
     for shade in (10, 20, 30, 50):
-        write_picture(clips / "day.png", shade)
+        write_grey_image(clips / "day.png", shade)
         data.text("commit", clips)
         made.append(find_commit(store, "clips"))
     return made
@@ -147,7 +147,7 @@ def test_a_writer_between_check_and_ref_keeps_the_blobs_it_relies_on(
 def test_a_commit_fails_while_blobs_are_deleted(
     data: DataCommands, store: ObjectStore, commits: list[Commit], tmp_path: Path
 ) -> None:
-    write_picture(tmp_path / "clips/day.png", 60)
+    write_grey_image(tmp_path / "clips/day.png", 60)
     with deletion_lock(store):
         assert "data gc" in data.error("commit", tmp_path / "clips")
         with pytest.raises(CommitError, match="another `data gc`"):

@@ -24,14 +24,14 @@ from tests.dataset_folders import (
     upload,
     write_conversations,
     write_dataset,
-    write_picture,
+    write_grey_image,
 )
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.forked_group import ForkedLauncher, ForkServer
 
 pytestmark = pytest.mark.integration
 
-PICTURES = 8
+IMAGES = 8
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def _forked(forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def many(tmp_path: Path) -> Path:
     """Return a folder with eleven files, one of which does not decode."""
     folder = write_dataset(tmp_path / "many")
-    names = [f"media/{number}.png" for number in range(PICTURES)]
+    names = [f"media/{number}.png" for number in range(IMAGES)]
     for number, name in enumerate(names):
-        write_picture(folder / name, 10 * number + 5)
+        write_grey_image(folder / name, 10 * number + 5)
     (folder / names[-1]).write_bytes((folder / names[-1]).read_bytes()[:60])
     write_conversations(folder, [*SAMPLES, *({"id": name, "image": name} for name in names)])
     return folder
@@ -93,7 +93,7 @@ def test_any_number_of_processes_makes_the_same_commit(
         assert [bad.file for bad in find_commit(other, "many").manifest.quarantined] == ["media/7.png"]
         assert results(other) == {}
         decoded = sum(len(other.get_json(info.key)) for info in other.list("datasets/.checks/"))
-        assert decoded == len(SAMPLES) + PICTURES
+        assert decoded == len(SAMPLES) + IMAGES
         again = run_ingest(workspace, request(source, depth="headers"), LOCAL_TARGET, processes)
         assert (again.commit, again.unchanged) == (alone.commit, True)
 

@@ -18,7 +18,7 @@ from tests.dataset_folders import (
     NIGHT,
     DataCommands,
     write_conversations,
-    write_picture,
+    write_grey_image,
 )
 
 pytestmark = pytest.mark.integration
@@ -30,7 +30,7 @@ DAWN = {"id": "dawn", "image": "dawn.png", "split": "held_out", "kind": "scene_l
 def write_more(folder: Path) -> Path:
     """Write a dataset that shares a training sample with `write_dataset`."""
     for shade, name in ((100, "dusk.png"), (120, "dawn.png"), (200, "day.png")):
-        write_picture(folder / name, shade)
+        write_grey_image(folder / name, shade)
     write_conversations(folder, [DUSK, DAWN, DAY])
     return folder
 
@@ -78,7 +78,7 @@ def test_conflicts_are_named_and_prefixes_resolve_them(data: DataCommands, clips
     assert "1 sample of clips@" in said
     assert ": bell; " in said
     assert "--prefix" in said
-    write_picture(more / "day.png", 7)
+    write_grey_image(more / "day.png", 7)
     write_conversations(more, [DUSK, DAWN, {**DUSK, "id": "day-2", "image": "day.png"}])
     data.text("commit", more)
     said = data.error("merge", "clips", "more", "--into", "both")
@@ -95,7 +95,7 @@ def test_conflicts_are_named_and_prefixes_resolve_them(data: DataCommands, clips
 
 def test_no_media_get_into_two_splits(data: DataCommands, clips: Path, more: Path) -> None:
     """A copy under another path is the same media."""
-    write_picture(more / "copy.png", 40)
+    write_grey_image(more / "copy.png", 40)
     night = {**DUSK, "id": "copy", "image": ["copy.png", "dawn.png"], "split": "train"}
     write_conversations(more, [night, DUSK, {**DAWN, "image": "day.png"}])
     for folder in (clips, more):
@@ -123,7 +123,7 @@ def test_places_in_packs_and_files_that_were_not_decoded_are_taken_over(
     folder = tmp_path / "many"
     names = [f"{number:02}.png" for number in range(80)]
     for shade, name in enumerate(names):
-        write_picture(folder / name, shade)
+        write_grey_image(folder / name, shade)
     write_conversations(folder, [{"id": name, "image": name} for name in names])
     data.text("commit", folder, "--check", "headers")
     data.text("commit", more)

@@ -9,7 +9,7 @@ import pytest
 
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore, StoreError
-from tests.dataset_folders import DAY, SAMPLES, DataCommands, upload, write_conversations, write_picture
+from tests.dataset_folders import DAY, SAMPLES, DataCommands, upload, write_conversations, write_grey_image
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.media_samples import write_image
 
@@ -51,7 +51,7 @@ def test_only_new_versions_of_objects_are_committed_again(
 ) -> None:
     uri = upload(source, clips, "clips")
     first = data.json("commit", uri)["commit"]
-    write_picture(tmp_path / "day.png", 7)
+    write_grey_image(tmp_path / "day.png", 7)
     source.put_file("clips/day.png", tmp_path / "day.png")
     second = data.json("commit", uri)
     assert data.json("diff", f"clips@{first}", "clips")["files"]["changed"] == ["day.png"]

@@ -10,7 +10,7 @@ import pytest
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import DataCommands, stored_key, write_picture
+from tests.dataset_folders import DataCommands, stored_key, write_grey_image
 
 pytestmark = pytest.mark.integration
 
@@ -88,7 +88,7 @@ def test_a_lost_list_of_files_is_rebuilt_before_its_files_are_verified(
 def test_all_covers_old_commits(data: DataCommands, clips: Path, store: ObjectStore) -> None:
     data.text("commit", clips)
     old = key_of(store, "day.png")
-    write_picture(clips / "day.png", 3)
+    write_grey_image(clips / "day.png", 3)
     data.text("commit", clips)
     store.delete(old)
     data.text("verify", "clips")

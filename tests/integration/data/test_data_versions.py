@@ -18,7 +18,7 @@ from tests.dataset_folders import (
     DataCommands,
     write_conversations,
     write_dataset,
-    write_picture,
+    write_grey_image,
 )
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 def test_the_log_has_message_author_and_counts(data: DataCommands, clips: Path) -> None:
     first = data.json("commit", clips, "-m", "First clips", "--author", "Ada <ada@example.org>")
-    write_picture(clips / "day.png", 99)
+    write_grey_image(clips / "day.png", 99)
     second = data.json("commit", clips, "--message", "Brighter\nday", "--author", "Grace")
     newest, oldest = data.json("log", "clips")
     assert (newest["commit"], newest["parent"]) == (second["commit"], first["commit"])
@@ -80,8 +80,8 @@ def test_a_commit_that_was_not_finished_has_the_record_of_the_writer_that_finish
 
 def test_the_difference_names_samples_and_files(data: DataCommands, clips: Path) -> None:
     data.text("commit", clips)
-    write_picture(clips / "dusk.png", 90)
-    write_picture(clips / "day.png", 201)
+    write_grey_image(clips / "dusk.png", 90)
+    write_grey_image(clips / "day.png", 201)
     dusk = {"id": "dusk", "image": "dusk.png", "split": "train", "kind": "scene_light"}
     write_conversations(clips, [{**NIGHT, "split": "train"}, {**DAY, "split": "held_out"}, dusk])
     status = data.json("status", clips)
@@ -134,7 +134,7 @@ def test_a_rebased_commit_has_the_records_of_both_writers(
     head = read_head(store, "clips")
     other = write_dataset(tmp_path / "other")
     for folder, name, shade in ((clips, "dusk", 90), (other, "noon", 230)):
-        write_picture(folder / f"{name}.png", shade)
+        write_grey_image(folder / f"{name}.png", shade)
         write_conversations(folder, [*SAMPLES, {"id": name, "image": f"{name}.png", "split": "train"}])
     data.text("commit", clips)
     scan = read_folder(other)
