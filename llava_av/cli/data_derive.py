@@ -31,17 +31,17 @@ Into = Annotated[
 def merge(
     datasets: Annotated[
         list[str],
-        typer.Argument(metavar="DATASET...", help="Commits as NAME (the newest), NAME@COMMIT or NAME@TAG."),
+        typer.Argument(metavar="DATASET", help="Commits as NAME (the newest), NAME@COMMIT or NAME@TAG."),
     ],
     into: Into,
     prefix: Annotated[
         bool,
-        typer.Option("--prefix", help="Put the name of its dataset before each sample ID and media path."),
+        typer.Option("--prefix", help="Prefix each sample ID and media path with the name of its dataset."),
     ] = False,
     leave_out_shared: Annotated[
         bool,
         typer.Option(
-            "--leave-out-shared", help="Leave out training samples whose media a held-out sample has."
+            "--leave-out-shared", help="Leave out training samples that share media with a held-out sample."
         ),
     ] = False,
     message: MessageOption = "",
@@ -76,11 +76,15 @@ def filter_(
     ] = "",
     min_duration: Annotated[
         float | None,
-        typer.Option(min=0, metavar="S", help="Only samples whose videos and audio files last S or longer."),
+        typer.Option(
+            min=0, metavar="S", help="Only samples with videos or audio files, each of at least S seconds."
+        ),
     ] = None,
     max_duration: Annotated[
         float | None,
-        typer.Option(min=0, metavar="S", help="Only samples whose videos and audio files last S or less."),
+        typer.Option(
+            min=0, metavar="S", help="Only samples with videos or audio files, each of at most S seconds."
+        ),
     ] = None,
     message: MessageOption = "",
     author: AuthorOption = "",

@@ -45,7 +45,7 @@ def view(
     sample: SampleOption = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of samples.")] = 100,
     max_mb: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Maximum size of embedded media and previews.")
+        int, typer.Option(min=1, metavar="N", help="Maximum size of embedded media and previews in MB.")
     ] = 50,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,

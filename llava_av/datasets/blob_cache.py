@@ -1,4 +1,4 @@
-"""Bounded cache of blobs on the local disk, which the processes of a node share, also those of several jobs.
+"""Bounded cache of blobs on the local disk, shared by the processes of all jobs of a node.
 
 blobs/<sha256>        content; its modification time is the step of its next use, in seconds
 claims/<random>/      hard links to the blobs that one process reads, and what it is downloading

@@ -94,7 +94,7 @@ class MediaChecks:
         return self._checked(path, sha256, lambda: True)
 
     def known(self, path: Path, sha256: str) -> CheckedMedia | None:
-        """Return the result for content without its file; None if it has to be read.
+        """Return the result for content without reading a file; None if the file must be read.
 
         Args:
             path: Name of the file for messages.
@@ -192,7 +192,7 @@ def _result_text(read: Callable[[], MediaInfo]) -> str:
 
 
 def failure_of(text: str) -> str | None:
-    """Return the reason of a result of content that cannot be used; None if it can."""
+    """Return the reason why content with a result cannot be used; None if it can."""
     found = _parsed(text)
     return found if isinstance(found, str) else None
 

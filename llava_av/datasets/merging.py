@@ -1,9 +1,9 @@
 """Union of several commits, without downloading their media.
 
 Samples are merged by ID and files by path. Rows that are equal in several commits are kept once, and rows
-that differ are conflicts. So is a media file that samples of two splits use: the rows are read once to find
-all conflicts before anything is written. A file is identified by its digest, so a copy under another path
-counts as the same file.
+that differ are conflicts. A media file that samples of two splits use is also a conflict. The rows are read
+once to find all conflicts before anything is written. A file is identified by its digest, so a copy under
+another path counts as the same file.
 
 All rows are streamed. The IDs and paths of the samples outside of the training split, and all paths of their
 files, are kept in memory: about 400 bytes for each such sample with one file.
@@ -35,7 +35,7 @@ __all__ = ["MergeResult", "write_union"]
 
 _TRAIN = "train"
 _MOST_NAMES = 5
-_PREFIX = "rename them, or merge with --prefix to put the name of its dataset before each ID and path"
+_PREFIX = "rename them, or merge with --prefix to prefix each ID and path with the name of its dataset"
 _SHARED = (
     "leave them out of the training split with --leave-out-shared, or merge parts of the datasets (`llava-av "
     "data filter`)"
@@ -48,7 +48,7 @@ class MergeResult:
 
     content: ContentReader
     left_out: int
-    """Training samples that were left out because a held-out sample has their media."""
+    """Number of training samples that were left out because they share media with another split."""
 
 
 def write_union(
@@ -65,12 +65,12 @@ def write_union(
         store: Store of all commits.
         name: Name of the new commit's dataset.
         commits: The commits.
-        prefix: True to put the name of its dataset before each ID and path.
-        leave_out_shared: True to leave out training samples whose media another split has.
+        prefix: True to prefix each ID and path with the name of its dataset.
+        leave_out_shared: True to leave out training samples that share media with another split.
 
     Raises:
-        CommitError: Samples or files conflict, or a media file would be in two splits; names the first ones.
-            Or a list of samples or files is lost or damaged.
+        CommitError: Samples or files conflict, or a media file would be in two splits; the message names the
+            first ones. Or a list of samples or files is lost or damaged.
         StoreError: The object store cannot be used.
     """
     union = _Union([_Source(store, commit, prefix=prefix) for commit in commits])
@@ -137,7 +137,7 @@ class _Source:
 
 
 class _Union:
-    """Rows of all sources, merged: equal rows come as one group."""
+    """Merged rows of all sources, in groups with equal keys."""
 
     def __init__(self, sources: Sequence[_Source]) -> None:
         self._sources = sources
@@ -234,7 +234,7 @@ class _Check:
 
 
 class _Conflicts:
-    """Number of the samples or files that have a problem, and the first names."""
+    """Number and first names of the samples or files with a conflict."""
 
     def __init__(self, problem: str) -> None:
         self._problem = problem

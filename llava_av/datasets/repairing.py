@@ -128,7 +128,7 @@ def _rows(folder: Path, splits: Mapping[str, Sequence[Sample]]) -> list[FileRow]
 
 
 def _members(reader: ContentReader, split: str, samples: Mapping[str, Sample]) -> list[Sample]:
-    """Return the samples of a folder that belong to a split: that state it, or are in no other list."""
+    """Return the samples of a folder that state a split, or state none and are in no other list."""
     others = {
         sample.id for other in reader.splits if other != split for sample in readable_samples(reader, other)
     }

@@ -56,7 +56,7 @@ class StoredBlobs:
             placement = read_placement(self._store, self._name, one) if commit.has_blobs else None
             return list(commit.files.load(one)), placement
         except CommitError as error:
-            # Sending each file again costs more, but needs no list.
+            # Looking for each file costs more requests, but needs no list.
             _LOG.warning("looking for files one by one: %s", error)
             return [], None
 

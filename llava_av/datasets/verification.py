@@ -51,7 +51,7 @@ class Blob(NamedTuple):
 
     @property
     def copy(self) -> bytes:
-        """Identify the copy of the content: a pack may have another one."""
+        """Return an ID of this copy of the content; a pack may hold another copy."""
         digest = bytes.fromhex(self.sha256)
         return digest if self.place is None else digest + bytes.fromhex(self.place.pack)
 

@@ -30,7 +30,7 @@ def map_parallel(
         function: Function that several threads may call at the same time.
         items: Its arguments.
         workers: Number of threads.
-        on_done: Called in the calling thread with each number of finished items, soon after it is reached.
+        on_done: Called in the calling thread with 1, 2, 3, … finished items, soon after each is finished.
     """
     calls = _Calls(function, list(items))
     threads = [

@@ -77,8 +77,8 @@ class Loader:
 
     Args:
         samples: All training samples.
-        costs: Cost of each sample, from which all processes compute the same micro-batches, or the meter that
-            returns those of a step.
+        costs: Cost of each sample, from which all processes compute the same micro-batches, or a meter of the
+            costs of each step.
         processor: Collates encoded samples.
         cache: Decodes and encodes samples.
         order: Indices of the samples of each step.

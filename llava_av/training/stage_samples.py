@@ -40,7 +40,7 @@ class FitSamples:
     def select(
         self, samples: Sequence[Sample], processor: LlavaAvProcessor
     ) -> tuple[Sequence[Sample], Iterable[SampleSize] | None]:
-        """Return those of a stage's samples that the model can take, and their sizes.
+        """Return the samples of a stage that the model can take, and their sizes.
 
         For a larger dataset, return all samples and None.
 

@@ -51,8 +51,8 @@ def merge_commits(
         store: Store of the commits.
         names: The commits, each as `NAME`, `NAME@COMMIT` or `NAME@TAG`.
         into: Name of the dataset to commit to; it may be new.
-        prefix: True to put the name of its dataset before each ID and path.
-        leave_out_shared: True to leave out training samples whose media another split has.
+        prefix: True to prefix each ID and path with the name of its dataset.
+        leave_out_shared: True to leave out training samples that share media with another split.
         message: Message for the history.
         author: Author for the history; git's user or the current actor if empty.
 
