@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.datasets.schema import Sample
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
 
-__all__ = ["MediaGroups", "NamedColumn", "SampleColumns", "columns_of", "take"]
+__all__ = ["MediaGroups", "NamedColumn", "SampleColumns", "columns_of", "kinds_of", "take"]
 
 _Integers = npt.NDArray[np.int64]
 
@@ -115,6 +116,13 @@ def columns_of(samples: Sequence[Sample]) -> SampleColumns:
         kinds=NamedColumn.of(one.kind for one in samples),
         datasets=NamedColumn.of(one.dataset for one in samples),
     )
+
+
+def kinds_of(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the kinds of some samples, without repetition."""
+    if isinstance(samples, _Table):
+        return samples.columns.kinds.names
+    return tuple(dict.fromkeys(one.kind for one in samples))
 
 
 def take(samples: Sequence[Sample], places: _Integers) -> Sequence[Sample]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from llava_av.datasets.sample_columns import columns_of
+from llava_av.datasets.sample_columns import columns_of, kinds_of
 from llava_av.datasets.schema import Sample
 from llava_av.plurals import listed
 from llava_av.recipe import Recipe, TrainingRecipe
@@ -91,7 +91,7 @@ def warn_of_undrawn(
 ) -> None:
     """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
     if absent := absent_warmup_kinds(samples, training):
-        kinds = sorted(columns_of(samples).kinds.names)
+        kinds = sorted(kinds_of(samples))
         _LOG.warning(
             "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
             "the samples' kinds are %s",

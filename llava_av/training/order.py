@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.datasets.sample_columns import MediaGroups, SampleColumns, columns_of
+from llava_av.datasets.sample_columns import MediaGroups, SampleColumns, columns_of, kinds_of
 from llava_av.datasets.schema import Sample
 from llava_av.recipe import TrainingRecipe
 
@@ -22,7 +22,7 @@ _EPOCHS_KEPT = 3
 
 def absent_warmup_kinds(samples: Sequence[Sample], recipe: TrainingRecipe) -> tuple[str, ...]:
     """Return the `warmup_kinds` that no sample has; none if no step draws from them."""
-    kinds = columns_of(samples).kinds.names
+    kinds = kinds_of(samples)
     return tuple(kind for kind in recipe.warmup_kinds if recipe.warmup_kind_steps and kind not in kinds)
 
 

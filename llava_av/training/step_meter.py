@@ -5,16 +5,21 @@ process measures its share of a step, and all get the same costs, so that they c
 out the same samples. The order then covers all samples of the dataset.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import distributed
 
-from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.media.clip import SampleSize
 from llava_av.training.collective import CpuGroup
 from llava_av.training.row_filling import SampleCost
 from llava_av.training.sample_costs import CostEstimate
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
 
 __all__ = ["StepMeter"]
 

@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import distributed
 
-from llava_av.datasets.sample_columns import columns_of
+from llava_av.datasets.sample_columns import kinds_of
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes.termination import Termination
@@ -106,7 +106,7 @@ class Trainer:
         self._first_step = first_step
         self._recipe = recipe
         self._group = CpuGroup()
-        self._columns = loss_columns(columns_of(samples).kinds.names)
+        self._columns = loss_columns(kinds_of(samples))
         self.non_finite = NonFiniteSteps(recipe.training.max_non_finite_steps)
         now = time.monotonic()
         self._clock = _Clock(started=now, last=now)

@@ -6,7 +6,8 @@ import pytest
 
 from tests.fuzz.run import Fuzzer, corpus
 
-pytestmark = pytest.mark.slow
+# It takes 90 s of CPU time, many times as long beside other work.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:

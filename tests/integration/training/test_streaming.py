@@ -23,11 +23,11 @@ def test_a_lost_blob_is_a_bad_sample_in_all_processes(job: Job) -> None:
     job.store.delete(blob_key(first.sha256))
     try:
         options = {"data__max_bad_share": 0.9, "training__checkpoint_interval": 2, **settings("torch")}
-        job.launch("lost", module="tests.measured_by_step", **options)
+        job.launch("lost-blob", module="tests.measured_by_step", **options)
     finally:
         job.store.put_bytes(blob_key(first.sha256), content)
-    lost = Trained(job.store, "lost")
-    bad = job.store.get_json("runs/lost/bad-samples.json")["samples"]
+    lost = Trained(job.store, "lost-blob")
+    bad = job.store.get_json("runs/lost-blob/bad-samples.json")["samples"]
     assert bad
     assert all(first.path in one["reason"] and "is lost" in one["reason"] for one in bad)
     assert {one["id"] for one in bad} == {one["id"] for one in lost.result["unfit"]}
