@@ -15,15 +15,14 @@ from llava_av.datasets.ingest_results import INGESTS
 from llava_av.storage import ObjectStore
 from llava_av.workflows.ingest.request import CommitRequest
 from tests.cluster.services import Services
-from tests.commands import Command, llava_av
+from tests.commands import llava_av
 from tests.dataset_folders import SAMPLES, line, upload, write_dataset
 from tests.media_samples import write_image
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 INGEST_S = 900
-# Enough that processes send results long before they have read their shares.
-IMAGES = 3000
+IMAGES = 300
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +56,3 @@ def test_pods_make_the_commit_of_one_process(services: Services, prefix: str, tm
     assert done["commit"] == expected
     assert find_commit(services.store(), "many").id == expected
     assert list(services.store().list(INGESTS)) == []
-
-
-def test_a_deleted_pod_comes_back_and_continues(services: Services, prefix: str, tmp_path: Path) -> None:
-    expected = committed_here(prefix, services.store("drained"))
-    services.offer("hit", "hit")
-    store = services.store("hit")
-    arguments = ["data", "commit", prefix, "--launcher", "kubernetes", "--processes", "2"]
-    arguments += [*services.job_options(services_config_map="hit"), "--output-dir", str(tmp_path / "out")]
-    command = Command(arguments, log=tmp_path / "ingest.log", environment=services.environment("hit"))
-    command.wait_until(lambda: any(store.list(INGESTS)), INGEST_S)
-    pods = services.kubectl("-n", services.namespace, "get", "pods", "-o", "name").splitlines()
-    [last] = [pod for pod in pods if re.search(r"ingest-.*-worker-1$", pod)]
-    services.kubectl("-n", services.namespace, "delete", last, "--grace-period=0", "--force")
-    assert command.wait(INGEST_S) == 0, command.output()
-    assert expected in command.output()
-    assert list(store.list(INGESTS)) == []
