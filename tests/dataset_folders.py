@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llava_av.datasets.commits import Commit
+from llava_av.datasets.file_cache import Stamp
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
 from tests.commands import called_here
@@ -45,6 +47,16 @@ def write_dataset(folder: Path) -> Path:
     write_audio(folder / "media/bell.wav", np.zeros((1, RATE_HZ // 2), np.float32), RATE_HZ, "pcm_s16le")
     write_conversations(folder)
     return folder
+
+
+def settled(path: Path) -> Path:
+    """Wait until a change of the file, or of a file in the folder, would change its stamp."""
+    deadline = time.monotonic() + 10
+    for file in filter(Path.is_file, (path, *path.rglob("*"))):
+        while not Stamp.of(file).is_settled(time.time_ns()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    return path
 
 
 def upload(source: ObjectStore, folder: Path, prefix: str) -> str:

@@ -15,6 +15,7 @@ from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
 from llava_av.media import check
 from llava_av.media.container import MediaError
 from llava_av.storage import file_entity_tag, file_sha256
+from tests.dataset_folders import settled
 from tests.media_samples import click, cut, write_grey_clip
 
 MIB = 1 << 20
@@ -36,15 +37,6 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def checked(cache: FileCache, path: Path) -> CheckedMedia:
     return MediaChecks(cache).check(path, cache.identify(path))
-
-
-def settled(path: Path) -> Path:
-    """Wait until a change of the file would change its stamp."""
-    deadline = time.monotonic() + 10
-    while not Stamp.of(path).is_settled(time.time_ns()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return path
 
 
 def test_content_is_decoded_once_whatever_its_name(clip: Path, tmp_path: Path, decoded: list[Path]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fuzz.run import Fuzzer, corpus
 
-# It takes 90 s of CPU time, many times as long beside other work.
+# Beside other work it exceeds the default limit of five minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
