@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, whoever is killed while writing them."""
+"""Files that appear whole or not at all, whoever is killed while writing them, and locks of files."""
 
 import contextlib
+import fcntl
 import json
 import os
 import uuid
@@ -11,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["PART", "is_new_folder", "whole_file", "write_array", "write_json", "write_whole"]
+__all__ = ["PART", "file_lock", "is_new_folder", "whole_file", "write_array", "write_json", "write_whole"]
 
 PART = ".partial"
 """End of the name of a file that is not whole yet; a killed writer leaves it."""
@@ -38,6 +39,24 @@ def whole_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, refusal: Exception | None = None) -> Iterator[None]:
+    """Hold the lock of a file for a block; the kernel releases it if the process is killed.
+
+    Args:
+        path: The file, which is created if it does not exist, in a folder that exists.
+        refusal: Error to raise if another process holds the lock; None to wait for that process.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if refusal is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if refusal is None:
+                raise
+            raise refusal from None
+        yield
 
 
 def is_new_folder(folder: Path) -> bool:

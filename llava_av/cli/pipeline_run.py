@@ -1,6 +1,5 @@
 """Dry run: the pipeline in a child process, with its progress and outcome."""
 
-import fcntl
 import json
 import logging
 import subprocess
@@ -16,6 +15,7 @@ from llava_av.cli.display import show_progress
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
+from llava_av.files import file_lock
 from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
@@ -86,13 +86,10 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
 
 @contextmanager
 def _exclusive_use(workspace: Workspace) -> Iterator[None]:
-    with (workspace.state / "dryrun.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another dry run is using {workspace.folder}: wait for it or choose another --output-dir"
-            ) from None
+    refusal = UserError(
+        f"another dry run is using {workspace.folder}: wait for it or choose another --output-dir"
+    )
+    with file_lock(workspace.state / "dryrun.lock", refusal=refusal):
         yield
 
 

@@ -26,6 +26,7 @@ from llava_av.datasets.commit_files import CommitFile
 from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.ranges import FileRow
 from llava_av.errors import UserError
+from llava_av.files import file_lock
 from llava_av.media.info import MediaError
 from llava_av.storage import file_sha256
 from llava_av.storage.store_errors import local_files
@@ -74,7 +75,7 @@ class BlobCache:
         with local_files(folder / "blobs"):
             for name in ("blobs", "locks", "claims"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            with _locked(folder / "lock"):
+            with file_lock(folder / "lock"):
                 _delete_orphans(folder / "claims")
                 self._own.mkdir()
                 self._alive = _lock(self._own / ".lock")
@@ -95,7 +96,7 @@ class BlobCache:
         link = self._own / f"{next(self._numbers)}-{row.sha256}"
         if self._linked(row, link):
             return link
-        with local_files(link), _locked(self._folder / "locks" / row.sha256[:3]):
+        with local_files(link), file_lock(self._folder / "locks" / row.sha256[:3]):
             # Another process may have downloaded it while this one waited.
             if not self._linked(row, link):
                 self._download(file, link)
@@ -144,7 +145,7 @@ class BlobCache:
 
     def _make_room(self, size: int) -> None:
         """Count a blob that is downloaded, and evict others for it."""
-        with _locked(self._folder / "lock"):
+        with file_lock(self._folder / "lock"):
             file = self._folder / "usage"
             with contextlib.suppress(OSError, ValueError):
                 used = int(file.read_text()) + size
@@ -183,12 +184,6 @@ def _delete_orphans(claims: Path) -> None:
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             _lock(own / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB).close()
             shutil.rmtree(own, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with _lock(path):
-        yield
 
 
 def _lock(path: Path, how: int = fcntl.LOCK_EX) -> IO[bytes]:

@@ -5,7 +5,6 @@ time of each verified file, so that a later checkout need not read all files aga
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
 import uuid
@@ -20,7 +19,7 @@ from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
-from llava_av.files import write_whole
+from llava_av.files import file_lock, write_whole
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.storage.store_errors import local_files
@@ -189,8 +188,7 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
 def _exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which the kernel releases if the process is killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file_lock(folder.parent / f".{folder.name}.lock"):
         yield
 
 

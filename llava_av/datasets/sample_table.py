@@ -12,7 +12,6 @@ it is read, so memory and start hardly depend on the number of samples.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -37,7 +36,7 @@ from llava_av.datasets.ranges import samples_content
 from llava_av.datasets.reading import Samples
 from llava_av.datasets.sample_columns import NamedColumn, SampleColumns
 from llava_av.datasets.schema import Sample, parse_stored
-from llava_av.files import write_array
+from llava_av.files import file_lock, write_array
 from llava_av.storage import ObjectStore
 from llava_av.storage.store_errors import local_files
 from llava_av.storage.transfer import WORKERS
@@ -124,8 +123,7 @@ def sample_table(store: ObjectStore, commit: Commit, split: str, folder: Path) -
     table = folder / f"{commit.id[:16]}-{split}"
     with local_files(table), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = stack.enter_context((folder / ".lock").open("ab"))
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        stack.enter_context(file_lock(folder / ".lock"))
         if not table.exists():
             _delete_unused(folder)
             part = folder / f".{uuid.uuid4().hex}"

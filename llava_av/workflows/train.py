@@ -1,12 +1,12 @@
 """Training of a run, unless it has finished before; an interrupted training resumes."""
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Iterator
 
 from llava_av.checkpoints import latest_checkpoint, whole_checkpoints
 from llava_av.errors import UserError
+from llava_av.files import file_lock
 from llava_av.launch.session_keys import session_policy
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
@@ -95,14 +95,10 @@ def _only_job(workspace: Workspace, run: Run) -> Iterator[None]:
     """
     folder = workspace.work / run.id
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "training.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"run {run.id} is being trained in {workspace.folder} by another command: wait for it, or "
-                "end it"
-            ) from None
+    refusal = UserError(
+        f"run {run.id} is being trained in {workspace.folder} by another command: wait for it, or end it"
+    )
+    with file_lock(folder / "training.lock", refusal=refusal):
         yield
 
 

@@ -6,7 +6,6 @@ shard when it is started again. Only the media of one shard are on the disk in a
 """
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from llava_av.datasets.exports.tar_shards import tar_overhead, write_tar
 from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.reading import ContentReader
-from llava_av.files import PART, is_new_folder, whole_file, write_json
+from llava_av.files import PART, file_lock, is_new_folder, whole_file, write_json
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectStore
 from llava_av.storage.store_errors import local_files
@@ -111,11 +110,8 @@ def _require_new(folder: Path) -> None:
 def _exclusive(staging: Path) -> Iterator[None]:
     """Create a folder and hold its lock, which the kernel releases if the process is killed."""
     staging.mkdir(parents=True, exist_ok=True)
-    with (staging / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CommitError(f"another process exports to {staging}: wait until it has ended") from None
+    refusal = CommitError(f"another process exports to {staging}: wait until it has ended")
+    with file_lock(staging / _LOCK, refusal=refusal):
         yield
 
 
