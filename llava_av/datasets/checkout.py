@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError, list_path, safe_path
+from llava_av.datasets.contents import named_media
+from llava_av.datasets.manifest import CommitError, list_path
 from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
@@ -90,8 +91,7 @@ def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...]) -> bool:
 
 def _media(folder: Path, splits: tuple[str, ...]) -> set[str]:
     """Return the media that the lists of some splits, which exist already, name."""
-    samples = (sample for split in splits for sample in read_split(folder, split))
-    return {safe_path(path) for sample in samples for path in sample.media}
+    return named_media(sample for split in splits for sample in read_split(folder, split))
 
 
 def _select(content: ContentReader, paths: set[str]) -> dict[str, FileRow]:

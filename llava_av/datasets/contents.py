@@ -18,6 +18,7 @@ from llava_av.storage import ObjectStore
 __all__ = [
     "Contents",
     "Selection",
+    "named_media",
     "read_contents",
     "read_samples",
     "require_found",
@@ -117,12 +118,13 @@ def select(contents: Contents, selection: Selection, name: str) -> Contents:
         if selection.split in ("", split)
     }
     require_found({sample.id for own in chosen.values() for sample in own}, selection, name)
-    paths = _media(sample for samples in chosen.values() for sample in samples)
+    paths = named_media(sample for samples in chosen.values() for sample in samples)
     files = {path: entry for path, entry in contents.files.items() if path in paths}
     return Contents(samples=chosen, files=files, facts=contents.facts)
 
 
-def _media(samples: Iterable[Sample]) -> set[str]:
+def named_media(samples: Iterable[Sample]) -> set[str]:
+    """Return the normalized paths of the media that samples name."""
     return {safe_path(path) for sample in samples for path in sample.media}
 
 

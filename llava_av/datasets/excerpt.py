@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import Contents, Selection, require_found, require_split
-from llava_av.datasets.manifest import safe_path
+from llava_av.datasets.contents import Contents, Selection, named_media, require_found, require_split
 from llava_av.datasets.media_facts import facts_of_ranges
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
@@ -120,7 +119,7 @@ def _media(
 ) -> tuple[dict[str, FileRow], dict[str, MediaInfo]]:
     """Return the media files of samples and their known properties; read only ranges that contain them."""
     facts_of = facts_of_ranges(store, commit)
-    paths = {safe_path(path) for sample in samples for path in sample.media}
+    paths = named_media(samples)
     files: dict[str, FileRow] = {}
     facts: dict[str, MediaInfo] = {}
     for one in reader.files.ranges_with(paths):

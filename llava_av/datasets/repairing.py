@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError, blob_key, safe_path, sha256_hex
+from llava_av.datasets.contents import named_media
+from llava_av.datasets.manifest import CommitError, blob_key, sha256_hex
 from llava_av.datasets.placements import placement_key, read_placement
 from llava_av.datasets.ranges import FileRow, cut_files, cut_samples, sample_line
 from llava_av.datasets.reading import ContentReader
@@ -122,7 +123,7 @@ def _wanted(contents: Iterable[bytes], wanted: set[str]) -> Iterator[tuple[str, 
 
 def _rows(folder: Path, splits: Mapping[str, Sequence[Sample]]) -> list[FileRow]:
     """Return the files of a folder that samples name, sorted by path."""
-    paths = {safe_path(path) for samples in splits.values() for sample in samples for path in sample.media}
+    paths = named_media(sample for samples in splits.values() for sample in samples)
     files = {path: folder / path for path in sorted(paths) if (folder / path).is_file()}
     return [FileRow(path, file_sha256(file), file.stat().st_size) for path, file in files.items()]
 
