@@ -1,9 +1,9 @@
 # `make dryrun` shows the whole product at work; `make test` and `make test-slow` run every test that needs no cluster.
 # PYTHON=/path/to/python3 chooses the interpreter that .venv is made with (3.11 to 3.13).
 BIN := .venv/bin
-# A file's tests stay in one process, which makes what they share once. Three processes keep two cores busy: for
-# almost half of its time one waits for servers and jobs that it started. tests/conftest.py orders the files.
-PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/integration tests/unit
+# A file's tests stay in one process, which makes what they share once. Four processes keep two cores busy: for almost
+# half of its time one waits for servers and jobs that it started. tests/conftest.py orders the files.
+PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder tests/integration tests/unit
 
 # Tests start some hundred Python processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE

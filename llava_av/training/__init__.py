@@ -1,8 +1,8 @@
 """Training of one run by the processes that torchrun starts.
 
 `__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json, through the
-stages of the recipe. `stages` decides which of them to train and from which model, and `stage_training`
-trains one, or the whole run if its recipe has no stages. `job_context` opens the run, reads the datasets and
+stages of the recipe. `stage_progress` decides which of them to train and `stages` from which model, and
+`stage_training` trains one, or the whole run if its recipe has no stages. `job_context` opens the run, reads the datasets and
 makes the model, with `fresh_start` if the processes of a node share a fresh one, and `job_media` streams the
 media; `bad_samples` leaves out samples that the model cannot take or that fail to decode, and `sample_sizes`
 holds the sizes of the others. `order` gives the samples of each step. `micro_batches` shares them among the

@@ -22,7 +22,7 @@ from llava_av.training.profiling import StepProfiler
 from llava_av.training.recording import count_start
 from llava_av.training.stage_samples import FitSamples
 from llava_av.training.stage_training import SharedByStages, StageEnd, train_stage
-from llava_av.training.stages import finished_stages, indices_to_train
+from llava_av.training.stage_progress import finished_stages, indices_to_train
 
 __all__ = ["train"]
 

@@ -1,9 +1,4 @@
-"""Stages of a training job: those that are finished, the next one, and the model that it starts from.
-
-`stages.json` of the run lists the finished stages, and the end of the last one is `train.json`. A job
-therefore continues in the first stage that is not listed: from its newest checkpoint, or from the model of
-the previous stage.
-"""
+"""Stages of a training job, and the model that each of them starts from."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -12,23 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llava_av.checkpoints import whole_checkpoints
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration
 from llava_av.model.adapters import set_trained_weights
 from llava_av.recipe import Recipe, StageSpan
-from llava_av.runs import Run, StageResults, TrainedStage
+from llava_av.runs import Run, TrainedStage
 from llava_av.training.order import SampleOrder
+from llava_av.training.stage_progress import finished_stages
 
-__all__ = [
-    "JobStage",
-    "finished_stages",
-    "indices_to_train",
-    "require_later_stages",
-    "stage_of_checkpoint",
-    "stage_seed",
-]
+__all__ = ["JobStage", "require_later_stages", "stage_of_checkpoint", "stage_seed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,44 +103,6 @@ def stage_seed(seed: int, index: int) -> int:
         return seed
     # Within the bound of a recipe's seed.
     return int(np.random.default_rng([seed, index, 0x57A6E]).integers(2**53))
-
-
-def finished_stages(run: Run) -> tuple[TrainedStage, ...]:
-    """Return the finished stages of a run up to the first whose checkpoint is lost, which trains again."""
-    found = run.find(StageResults)
-    if found is None:
-        return ()
-    whole = {one.step: one.digest for one in whole_checkpoints(run.store, run.id)}
-    kept: list[TrainedStage] = []
-    for one in found.stages:
-        if whole.get(one.checkpoint.step) != one.checkpoint.digest:
-            break
-        kept.append(one)
-    return tuple(kept)
-
-
-def indices_to_train(recipe: Recipe, finished: Sequence[TrainedStage], only: str = "") -> range:
-    """Return the indices of the stages that a job trains.
-
-    Args:
-        recipe: The whole recipe.
-        finished: Finished stages.
-        only: Name of the only stage to train; empty for all.
-
-    Raises:
-        RecipeError: The recipe has no such stage.
-        UserError: The previous stage is not finished.
-    """
-    spans, done = recipe.schedule.spans, len(finished)
-    if not only:
-        return range(done, len(spans))
-    index = recipe.schedule.named(only).index
-    if index > done:
-        raise UserError(
-            f"stage {only} cannot be trained yet, because stage {spans[index - 1].name} before it is not "
-            f"finished: train stage {spans[done].name} first, or all stages without --stage"
-        )
-    return range(index, index + 1) if index == done else range(0)
 
 
 def stage_of_checkpoint(recipe: Recipe, run: Run, step: int) -> JobStage:

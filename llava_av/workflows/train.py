@@ -12,7 +12,7 @@ from llava_av.recipe import Recipe
 from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
 from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
-from llava_av.training.stages import finished_stages, indices_to_train
+from llava_av.training.stage_progress import finished_stages, indices_to_train
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llava_av.recipe import Recipe, RecipeError, load_recipe
-from llava_av.training.stages import indices_to_train, stage_seed
+from llava_av.training.stage_progress import indices_to_train
+from llava_av.training.stages import stage_seed
 
 ALIGN = {
     "name": "align",

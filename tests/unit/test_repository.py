@@ -1,6 +1,7 @@
 """Properties of the repository: locks, documented dependencies, layers, fast command line."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -100,6 +101,36 @@ def test_the_command_line_starts_without_heavy_imports(arguments: list[str]) -> 
     )
     assert result.returncode == 0, result.stderr
     assert not HEAVY & set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_steps_import_nothing_that_the_pipeline_image_lacks() -> None:
+    installed = locked(ROOT / "requirements/pipeline.txt")
+    lacking = sorted(
+        module
+        for module, names in importlib.metadata.packages_distributions().items()
+        if module not in {"llava_av", "pipelines"}
+        and not any(canonicalize_name(name) in installed for name in names)
+    )
+    assert "torch" in lacking
+    steps = sorted(
+        {
+            statement.module
+            for path in (ROOT / "pipelines").glob("*.py")
+            for statement in ast.walk(ast.parse(path.read_text()))
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("llava_av.")
+        }
+    )
+    assert "llava_av.workflows.train" in steps
+    # The name None makes an import fail as if the package were not installed.
+    program = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({lacking!r}))\n"
+        f"for name in {['pipelines.pipeline', 'pipelines.components', *steps]!r}: importlib.import_module(name)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
