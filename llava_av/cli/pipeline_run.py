@@ -15,12 +15,11 @@ from llava_av.cli.display import show_progress
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
+from llava_av.experiments.completeness import require_record
 from llava_av.files import file_lock
 from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
-from llava_av.runs import Summary
-from llava_av.runs.names import REPORT
 from llava_av.storage import ObjectStore
 from llava_av.workflows.index import index_step
 from llava_av.workflows.runtime.workspace import Workspace
@@ -66,15 +65,13 @@ class PipelineRequest:
 def run_here(request: PipelineRequest, output_dir: Path) -> int:
     """Run all steps; return 1 if the gate failed, else 0.
 
+    The folder keeps the results of an earlier run until this run's own replace them.
+
     Raises:
-        UserError: A step failed, with the step's own message.
+        UserError: A part of the request is invalid, or a step failed, with the step's own message.
     """
     console = Console()
-    if request.dataset is not None and not request.dataset.is_dir():
-        raise UserError(
-            f"--dataset {request.dataset}: no such folder; check the path, or use `llava-av train` for a "
-            "committed dataset"
-        )
+    _require_valid(request)
     if not request.gate:
         _LOG.info("quick: skipping the gate, since the model trains too little to pass it")
     with session(output_dir, wait_for_mlflow=False) as workspace, _exclusive_use(workspace):
@@ -82,6 +79,17 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
             _run_child(workspace, request)
         index_step(ObjectStore.from_env(), workspace.folder)
         return show_outcome(console, workspace)
+
+
+def _require_valid(request: PipelineRequest) -> None:
+    """Check the request before the output folder is created or changed."""
+    if request.dataset is not None and not request.dataset.is_dir():
+        raise UserError(
+            f"--dataset {request.dataset}: no such folder; check the path, or use `llava-av train` for a "
+            "committed dataset"
+        )
+    request.recipe.require_used_adapter()
+    require_record(request.experiment, "parts")
 
 
 @contextmanager
@@ -94,9 +102,6 @@ def _exclusive_use(workspace: Workspace) -> Iterator[None]:
 
 
 def _run_child(workspace: Workspace, request: PipelineRequest) -> None:
-    # Results of an earlier run must not be mistaken for those of this one, even if it fails.
-    for result in (Summary.NAME, REPORT):
-        (workspace.folder / result).unlink(missing_ok=True)
     arguments = workspace.state / "pipeline.json"
     arguments.write_text(json.dumps(request.parameters()))
     workspace.error_file.unlink(missing_ok=True)

@@ -117,6 +117,7 @@ def test_an_installation_without_the_checkouts_folders_says_so(tmp_path: Path) -
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
         (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["dryrun", "--experiment", "typo"], "no experiment record 'typo'"),
         (["submit", "dryrun", "--name", "mine"], "--name requires --print"),
     ],
 )
