@@ -16,6 +16,7 @@ from llava_av.cli import (
     pipeline,
     recipe,
     registry,
+    run,
     services,
     steps,
     submit,
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(dryrun.dryrun)
+app.command()(run.run)
 app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
@@ -64,7 +66,8 @@ app.command()(doctor.doctor)
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 1 for an error, explained in one line, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit codes: 1 for an error, explained in one line, 2 for wrong usage, 3 if `promote` did not apply the
+    gate, 130 after Ctrl-C, 143 after SIGTERM.
     """
     redact_output()
     try:

@@ -19,6 +19,7 @@ __all__ = [
     "LOCAL_PROFILE",
     "AllowIncompleteRecord",
     "EngineName",
+    "ExperimentName",
     "LauncherName",
     "OutputDir",
     "Overrides",
@@ -42,6 +43,12 @@ OutputDir = Annotated[
 EngineName = Annotated[
     str | None,
     typer.Option("--engine", help="deepspeed or torch (default: the recipe's; torch on macOS)."),
+]
+ExperimentName = Annotated[
+    str,
+    typer.Option(
+        "--experiment", help="Experiment record (default: dryrun for the demonstration, else own-data)."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

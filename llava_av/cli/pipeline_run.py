@@ -1,4 +1,4 @@
-"""Dry run: the pipeline in a child process, with its progress and outcome."""
+"""Run of the pipeline in a child process, with its progress and outcome."""
 
 import json
 import logging
@@ -21,7 +21,9 @@ from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, 
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_data import DEMO
 from llava_av.workflows.index import index_step
+from llava_av.workflows.open_run import default_record
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["PipelineRequest", "run_here"]
@@ -31,25 +33,33 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineRequest:
-    """Parameters of a dry run."""
+    """Parameters of a run on this machine."""
 
     recipe: Recipe
-    dataset: Path | None
-    """Dataset folder of the user; None for the demonstration dataset."""
+    dataset: str | None
+    """Folder or committed datasets of the user; None for the demonstration dataset."""
     dataset_name: str
     """Name of the dataset; empty for the folder's name."""
     experiment: str
+    """Experiment record; empty for the default of the dataset."""
     gate: bool
     profile_steps: int = 0
     """Training steps to profile; 0 for none."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder to commit; None for committed datasets and for the demonstration."""
+        if self.dataset is None or ("/" not in self.dataset and not Path(self.dataset).exists()):
+            return None
+        return Path(self.dataset).absolute()
 
     def parameters(self) -> dict[str, str | bool]:
         """Return the pipeline's parameters."""
         return {
             "recipe": self.recipe.stated_json(),
-            "dataset": str(self.dataset.absolute()) if self.dataset else "demo",
+            "dataset": str(self.folder or self.dataset or DEMO),
             "dataset_name": self.dataset_name,
-            "experiment": self.experiment,
+            "experiment": default_record(self.experiment, self.dataset or DEMO),
             "launcher": "local",
             "gate": self.gate,
         }
@@ -63,7 +73,7 @@ class PipelineRequest:
 
 
 def run_here(request: PipelineRequest, output_dir: Path) -> int:
-    """Run all steps; return 1 if the gate failed, else 0.
+    """Run all steps; return 1 if the gate failed or an expectation was missed, else 0.
 
     The folder keeps the results of an earlier run until this run's own replace them.
 
@@ -73,29 +83,29 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     console = Console()
     _require_valid(request)
     if not request.gate:
-        _LOG.info("quick: skipping the gate, since the model trains too little to pass it")
+        _LOG.info("skipping the gate: the model is not judged")
     with session(output_dir, wait_for_mlflow=False) as workspace, _exclusive_use(workspace):
         with set_variables(request.variables(workspace)), show_progress(console):
             _run_child(workspace, request)
         index_step(ObjectStore.from_env(), workspace.folder)
-        return show_outcome(console, workspace)
+        return show_outcome(console, workspace, judged=request.gate)
 
 
 def _require_valid(request: PipelineRequest) -> None:
     """Check the request before the output folder is created or changed."""
-    if request.dataset is not None and not request.dataset.is_dir():
+    if request.folder is not None and not request.folder.is_dir():
         raise UserError(
-            f"--dataset {request.dataset}: no such folder; check the path, or use `llava-av train` for a "
-            "committed dataset"
+            f"--dataset {request.dataset}: no such folder; check the path, or give the name of a committed "
+            "dataset"
         )
     request.recipe.require_used_adapter()
-    require_record(request.experiment, "parts")
+    require_record(default_record(request.experiment, request.dataset or DEMO), "parts")
 
 
 @contextmanager
 def _exclusive_use(workspace: Workspace) -> Iterator[None]:
     refusal = UserError(
-        f"another dry run is using {workspace.folder}: wait for it or choose another --output-dir"
+        f"another run is using {workspace.folder}: wait for it or choose another --output-dir"
     )
     with file_lock(workspace.state / "dryrun.lock", refusal=refusal):
         yield

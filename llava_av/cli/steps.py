@@ -10,6 +10,7 @@ from llava_av.cli.options import (
     LOCAL_PROFILE,
     AllowIncompleteRecord,
     EngineName,
+    ExperimentName,
     LauncherName,
     OutputDir,
     Overrides,
@@ -23,10 +24,12 @@ from llava_av.cli.options import (
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
 from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
+from llava_av.vocabulary import GateVerdict
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
 
+_GATE_EXIT_CODES = {GateVerdict.PASSED: 0, GateVerdict.FAILED: 1, GateVerdict.NOT_RUN: 3}
 _ON_SIGNAL = "training saves a checkpoint after this step and ends; a second signal ends it immediately"
 
 
@@ -43,7 +46,7 @@ def open_run(
     ] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
-    experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
+    experiment: ExperimentName = "",
     run_file: Annotated[Path | None, typer.Option(help="File to write the run ID to.")] = None,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
@@ -55,8 +58,9 @@ def open_run(
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.experiments.completeness import require_record
-    from llava_av.workflows.open_run import open_run_step
+    from llava_av.workflows.open_run import default_record, open_run_step
 
+    experiment = default_record(experiment, dataset)
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
     with session(output_dir, need_mlflow=False) as workspace:
         with console_progress():
@@ -83,7 +87,7 @@ def train(
     ] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
-    experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
+    experiment: ExperimentName = "",
     launcher: LauncherName = "local",
     profile: ProfileName = LOCAL_PROFILE,
     job: ProfileChanges = None,
@@ -103,7 +107,7 @@ def train(
     from llava_av.datasets.commits import find_commits
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.open_run import open_committed_run, record_needs
+    from llava_av.workflows.open_run import default_record, open_committed_run, record_needs
     from llava_av.workflows.train import describing_interrupted, stage_step, train_step
 
     if stage:
@@ -111,6 +115,7 @@ def train(
     profiled = {PROFILE_STEPS_VARIABLE: str(profile_steps)} if profile_steps else {}
     target = chosen_target(launcher, profile, job, profiled)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
+    experiment = default_record(experiment, dataset)
     require_record(experiment, needs)
     # On a cluster the launcher deletes the job.
     on_signal = _ON_SIGNAL if target.profile is None else ""
@@ -189,7 +194,10 @@ def promote(
     ] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Apply the gate and move the alias `champion` if it passes; exit with 1 if it fails."""
+    """Apply the gate and move the alias `champion` if it passes.
+
+    Exit with 1 if it fails, and with 3 if it is not applied since the dataset lacks its family of questions.
+    """
     from llava_av.cli.session import require_state, session
     from llava_av.runs import Registration, Run
     from llava_av.storage import ObjectStore
@@ -201,7 +209,7 @@ def promote(
         decided = promote_step(workspace, run_id, rules=gate, reason=reason, override=despite_gate)
         registered = Run(store=ObjectStore.from_env(), id=run_id).read(Registration)
         print(describe_gate(decided, registered))
-    raise typer.Exit(1 if decided.passed is False and not decided.override else 0)
+    raise typer.Exit(0 if decided.override else _GATE_EXIT_CODES[decided.verdict])
 
 
 def index(

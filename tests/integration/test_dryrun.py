@@ -251,6 +251,10 @@ def test_lineage_card_and_comparison_are_told(quick: QuickRun, store: ObjectStor
 def test_promotion_and_rollback_need_reasons_that_are_recorded(
     quick: QuickRun, store: ObjectStore, tmp_path: Path
 ) -> None:
+    gate = tmp_path / "other.yaml"
+    gate.write_text("{name: other, family: taste, rules: []}")
+    code, told = _called(quick, "promote", "models:/quick/1", "--gate", str(gate))
+    assert (code, "gate not run: the gate judges taste questions" in told) == (3, True)
     code, told = _called(quick, "promote", "models:/quick/1")
     assert code == 1
     assert "gate failed: differences.video_only.joint.low is" in told

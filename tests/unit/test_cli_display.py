@@ -146,6 +146,18 @@ def test_failed_gate_is_the_last_line_and_the_exit_code(tmp_path: Path) -> None:
     assert text.getvalue().splitlines()[-1] == f"gate failed: {reason}"
 
 
+def test_each_expectation_is_listed_and_a_missed_one_without_a_gate_is_a_failure(tmp_path: Path) -> None:
+    missed = {"outcome": "accuracy.av.all at least 0.90: 0.71, missed by 0.19", "met": False}
+    met = {"outcome": "accuracy.av.all.n at least 100: 320, met by 220", "met": True}
+    summary = {**_summary(None, ["no joint questions"]), "expected": [met, missed]}
+    for judged, code in ((True, 1), (False, 0)):
+        console, text = _console()
+        assert show_outcome(console, _workspace(tmp_path, summary), judged=judged) == code
+        lines = text.getvalue().splitlines()
+        assert (f"✗ {missed['outcome']}" in lines, f"✓ {met['outcome']}" in lines) == (judged, judged)
+        assert (lines[-1] == f"expectations missed: {missed['outcome']}") == judged
+
+
 def test_a_challenger_is_no_failure_and_says_that_the_champion_stays(tmp_path: Path) -> None:
     console, text = _console()
     reason = "accuracy.av.joint.low over champion (version 1) is -0.04, expected at least -0.03"
