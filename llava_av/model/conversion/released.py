@@ -1,4 +1,4 @@
-"""Released LLaVA models and this project's: how their weights are named, and settings that compute the same."""
+"""Released LLaVA models: names of their weights, and the settings with which this model computes the same."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -95,7 +95,8 @@ def _released_config(config: LlavaAvConfig) -> Any:
         }
     if family == "llava_onevision":
         fields["vision_aspect_ratio"] = f"anyres_max_{config.anyres_max_tiles}"
-    return RELEASED_FAMILIES[family].config_class(**fields)
+    build: Any = RELEASED_FAMILIES[family].config_class
+    return build(**fields)
 
 
 def _require_same(config: LlavaAvConfig, released: Any) -> None:
@@ -105,8 +106,8 @@ def _require_same(config: LlavaAvConfig, released: Any) -> None:
     for name in _COMPUTED:
         if own.get(name) != other.get(name):
             raise ModelFilesError(
-                f"{name}={own.get(name)!r} is nothing that a {released.model_type} of transformers has, which is "
-                f"nearest to this model and has {other.get(name)!r}: export it without --released"
+                f"no class of transformers has {name}={own.get(name)!r}; the nearest, {released.model_type}, "
+                f"has {other.get(name)!r}: export this model without --released"
             )
 
 

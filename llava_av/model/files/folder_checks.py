@@ -284,10 +284,10 @@ def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, object]])
     for name, content in settings.items():
         if name == "config.json" and kind in CONFIG_MAPPING:
             continue
-        parts = [part for part in content.values() if isinstance(part, dict)]
-        # An exported model of this project names a processor for the auto classes, which nothing here uses.
-        if name != "processor_config.json" or kind != LlavaAvConfig.model_type:
-            parts.insert(0, content)
+        parts = [content, *(part for part in content.values() if isinstance(part, dict))]
+        if name == "processor_config.json" and kind == LlavaAvConfig.model_type:
+            # An exported model names its processor for the auto classes, which nothing here uses.
+            parts = parts[1:]
         maps = [part["auto_map"] for part in parts if part.get("auto_map")]
         if maps:
             classes = ", ".join(maps[0]) if isinstance(maps[0], dict) else "AutoTokenizer"

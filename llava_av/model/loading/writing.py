@@ -16,11 +16,11 @@ __all__ = ["SHARD_SIZE", "add_auto_classes", "load_whole_model", "save_whole_mod
 SHARD_SIZE = "5GB"
 """Size above which a file of weights is split."""
 _CODE = {
-    "modeling_llava_av.py": '''"""Config and model classes of this folder, from the package llava-av: pip install 'llava-av[train]'."""
+    "modeling_llava_av.py": '''"""Config and model of this folder: pip install 'llava-av[train]'."""
 
 from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration
 ''',
-    "processing_llava_av.py": '''"""Processor class of this folder, from the package llava-av: pip install 'llava-av[train]'."""
+    "processing_llava_av.py": '''"""Processor of this folder: pip install 'llava-av[train]'."""
 
 from llava_av.model import LlavaAvProcessor
 ''',
