@@ -102,13 +102,15 @@ def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> No
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Run ID, models:/NAME/VERSION, s3://… or a folder.")],
-    second: Annotated[str, typer.Argument(help="The other model.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="Run ID, models:/NAME/VERSION, s3://… or a folder.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other model.")],
     task: Annotated[str | None, typer.Option(help="Task (default: the runs' held-out samples).")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write the comparison to.")] = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Compare two evaluated models on the same questions by paired difference, interval and exact test."""
+    """Compare two evaluated models on the same questions: A minus B, its interval and an exact test."""
     from llava_av.cli.session import session
     from llava_av.workflows.compare_models import compare_models_step
 
@@ -124,11 +126,12 @@ def _show(compared: "TaskComparison") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{compared.task.name} version {compared.task.version}, first minus second"
+    paired = compared.paired
+    title = f"{compared.task.name} version {compared.task.version}"
     table = Table(title=title, title_justify="left")
-    for heading in ("questions", "n", "clips", "first", "second", "difference (95 % interval)", "p"):
+    for heading in ("questions", "n", "clips", "A", "B", "A minus B (95 % interval)", "p"):
         table.add_column(heading)
-    for name, cell in {"all": compared.paired.all, **compared.paired.kinds}.items():
+    for name, cell in {"all": paired.all, **paired.families, **paired.kinds}.items():
         difference = cell.difference
         interval = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
         shares = (f"{cell.first:.3f}", f"{cell.second:.3f}")
@@ -136,4 +139,6 @@ def _show(compared: "TaskComparison") -> None:
         table.add_row(escape(printable(name)), *counts, *shares, interval, f"{cell.p:.3g}")
     console = Console()
     console.print(table)
+    for letter, checkpoint in zip("AB", compared.checkpoints, strict=True):
+        console.print(f"{letter}: {checkpoint.uri}", soft_wrap=True, highlight=False, markup=False)
     console.print("p: exact permutation test over clips; p for each kind is Holm-adjusted", highlight=False)

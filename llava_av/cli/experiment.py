@@ -188,11 +188,11 @@ def graph(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="ID of a record or of a run.")],
-    second: Annotated[str, typer.Argument(help="ID of the record or run to compare it with.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="ID of a record or of a run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="ID of the record or run to compare it with.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Compare the inputs and results of two runs, or of the newest runs of two experiments."""
+    """Compare the inputs and results of two runs, or of the newest runs of two experiments: A minus B."""
     from rich.console import Console
     from rich.table import Table
 
@@ -202,17 +202,17 @@ def compare(
 
     with session(output_dir, need_mlflow=False):
         compared = compare_runs(ObjectStore.from_env(), first, second)
-    print(f"run {compared.first} against run {compared.second}")
+    print(f"A: run {compared.first}\nB: run {compared.second}")
     for change in compared.changes or ("the inputs do not differ",):
         print(change)
     table = Table(box=None, pad_edge=False)
-    for title in ("accuracy", first, second, "difference", "95 % interval", ""):
+    for title in ("accuracy", "A", "B", "A minus B", "95 % interval", ""):
         table.add_column(title, overflow="fold")
     for row in compared.rows:
         table.add_row(
             f"{row.ablation}.{row.family}",
-            f"{row.first:.3f}",
             f"{row.second:.3f}",
+            f"{row.first:.3f}",
             f"{row.value:+.3f}",
             f"{row.low:+.3f} to {row.high:+.3f}",
             "paired" if row.paired else "unpaired",
