@@ -41,6 +41,13 @@ def test_own_dataset_gets_a_model_of_its_own() -> None:
     assert not is_demo("demo")
 
 
+def test_a_tuned_copy_may_be_a_version_of_the_same_model() -> None:
+    recipe = load_recipe("dryrun")
+    tuned = recipe.with_overrides({"name": "dryrun-hot", "registered_model": "dryrun"})
+    assert {_model_name(tuned, name) for name in ("demo-60x10-seed0", "my-clips")} == {"dryrun"}
+    assert tuned.digest() != recipe.with_overrides({"name": "dryrun-hot"}).digest()
+
+
 @pytest.mark.parametrize(
     ("dataset", "record"),
     [
