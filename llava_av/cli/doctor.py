@@ -10,9 +10,9 @@ __all__ = ["doctor"]
 
 def doctor(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Check that this machine meets the requirements; exit with 1 if the dry run lacks one."""
-    from rich.console import Console
     from rich.table import Table
 
+    from llava_av.cli.display import result_console
     from llava_av.cli.doctor_checks import examine
 
     table = Table(box=None, pad_edge=False)
@@ -22,7 +22,7 @@ def doctor(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     for row in findings:
         mark = "[green]ok[/]" if row.ok else "[red]missing[/]" if row.needed else "[yellow]optional[/]"
         table.add_row(row.name, mark, _plain(row.detail), _plain(row.action))
-    Console().print(table)
+    result_console().print(table)
     raise typer.Exit(1 if any(row.needed and not row.ok for row in findings) else 0)
 
 

@@ -33,7 +33,7 @@ def show_outcome(console: Console, workspace: Workspace, *, judged: bool = True)
     console.print(_accuracy(summary.accuracy))
     if judged:
         _print_expected(console, summary.expected)
-    console.print(_facts(summary))
+    _print_facts(console, summary)
     _print_paths(console, workspace, summary)
     return _verdict(console, summary) if judged else 0
 
@@ -93,22 +93,22 @@ def _cell(cell: Accuracy | None) -> str:
     return f"{cell.value:.2f} ({cell.low:.2f}–{cell.high:.2f}{unparsed})"
 
 
-def _facts(summary: Summary) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+def _print_facts(console: Console, summary: Summary) -> None:
+    """Print one line for each fact, without wrapping, so that digests can be copied."""
     version, gate = summary.model_version, summary.gate
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    table.add_row("model", f"{version.name} version {version.version}{aliases}")
-    table.add_row("gate", f"{gate.verdict}: {'; '.join(gate.reasons)}".removesuffix(": "))
-    table.add_row("dataset commit", summary.dataset_commit)
-    table.add_row("checkpoint digest", summary.checkpoint.digest)
+    facts = {
+        "model": f"{version.name} version {version.version}{aliases}",
+        "gate": f"{gate.verdict}: {'; '.join(gate.reasons)}".removesuffix(": "),
+        "dataset commit": summary.dataset_commit,
+        "checkpoint digest": summary.checkpoint.digest,
+    }
     if summary.quarantined:
         first = summary.quarantined[0]
-        such_as = printable(f"such as {first.file}: {first.reason}")
-        table.add_row("left out", escape(f"{len(summary.quarantined)}, {such_as}"))
-    table.add_row("seconds", ", ".join(f"{step} {value:.1f}" for step, value in summary.seconds.items()))
-    return table
+        facts["left out"] = f"{len(summary.quarantined)}, such as {first.file}: {first.reason}"
+    facts["seconds"] = ", ".join(f"{step} {value:.1f}" for step, value in summary.seconds.items())
+    for name, fact in facts.items():
+        console.print(f"{name:<18} {printable(fact)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_paths(console: Console, workspace: Workspace, summary: Summary) -> None:

@@ -122,9 +122,10 @@ def compare(
 
 
 def _show(compared: "TaskComparison") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from llava_av.cli.display import result_console
 
     paired = compared.paired
     title = f"{compared.task.name} version {compared.task.version}"
@@ -137,7 +138,7 @@ def _show(compared: "TaskComparison") -> None:
         shares = (f"{cell.first:.3f}", f"{cell.second:.3f}")
         counts = (str(cell.n), str(cell.clips))
         table.add_row(escape(printable(name)), *counts, *shares, interval, f"{cell.p:.3g}")
-    console = Console()
+    console = result_console()
     console.print(table)
     for letter, checkpoint in zip("AB", compared.checkpoints, strict=True):
         console.print(f"{letter}: {checkpoint.uri}", soft_wrap=True, highlight=False, markup=False)

@@ -102,9 +102,10 @@ def check(
 @app.command("list")
 def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """List the records with their outcomes, oldest first."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from llava_av.cli.display import result_console
 
     table = Table(box=None, pad_edge=False)
     for title in ("id", "created", "follows", "runs", "outcome", "title"):
@@ -120,7 +121,7 @@ def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> 
             record.title,
         )
         table.add_row(*map(escape, row))
-    Console().print(table)
+    result_console().print(table)
 
 
 @app.command()
@@ -168,9 +169,10 @@ def graph(
     draw: Annotated[Path | None, typer.Option(help="File to draw the tree to: .svg or .html.")] = None,
 ) -> None:
     """Print the tree of experiments with their outcomes."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.tree import Tree
+
+    from llava_av.cli.display import result_console
 
     colours = {"met": "green", "missed": "red", "open": "yellow", "not run": "dim"}
     nodes = _tree(folder, output_dir)
@@ -180,7 +182,7 @@ def graph(
         del branches[node.depth + 1 :]
         words = f"[{colours[node.state]}]{escape(node.words)}[/]"
         branches.append(branches[-1].add(f"[bold]{node.record.id}[/] {words}\n{escape(node.record.title)}"))
-    Console().print(root)
+    result_console().print(root)
     if draw is not None:
         _draw(draw, nodes)
         print(draw)
@@ -193,9 +195,9 @@ def compare(
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Compare the inputs and results of two runs, or of the newest runs of two experiments: A minus B."""
-    from rich.console import Console
     from rich.table import Table
 
+    from llava_av.cli.display import result_console
     from llava_av.cli.session import session
     from llava_av.storage import ObjectStore
     from llava_av.workflows.compare import compare_runs
@@ -217,7 +219,7 @@ def compare(
             f"{row.low:+.3f} to {row.high:+.3f}",
             "paired" if row.paired else "unpaired",
         )
-    Console().print(table)
+    result_console().print(table)
 
 
 @app.command()

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from llava_av.cli.display import show_progress
+from llava_av.cli.display import result_console, show_progress
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
@@ -80,11 +78,11 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     Raises:
         UserError: A part of the request is invalid, or a step failed, with the step's own message.
     """
-    console = Console()
+    console = result_console()
     _require_valid(request)
     if not request.gate:
         _LOG.info("skipping the gate: the model is not judged")
-    with session(output_dir, wait_for_mlflow=False) as workspace, _exclusive_use(workspace):
+    with session(output_dir, wait_for_mlflow=False, resumes=True) as workspace, _exclusive_use(workspace):
         with set_variables(request.variables(workspace)), show_progress(console):
             _run_child(workspace, request)
         index_step(ObjectStore.from_env(), workspace.folder)

@@ -107,11 +107,11 @@ def _reading_base(recipe: "Recipe", output_dir: Path) -> AbstractContextManager[
 
 
 def _print(stages: "Mapping[str, Estimate]") -> None:
-    from rich.console import Console
+    from llava_av.cli.display import result_console
 
     found = next(iter(stages.values()))
     engine = found.engine if found.zero_stage is None else f"{found.engine}, ZeRO {found.zero_stage}"
-    console = Console()
+    console = result_console()
     console.print(
         f"{found.recipe} on {found.gpus} GPUs ({engine}, {found.precision}), digest {found.digest[:16]}",
         soft_wrap=True,

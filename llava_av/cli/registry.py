@@ -43,10 +43,10 @@ def lineage(
     draw: Annotated[Path | None, typer.Option(help="File to draw the lineage to: .svg or .html.")] = None,
 ) -> None:
     """Show the origin and use of a model version; exit with 1 if its checkpoint is not verified."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.tree import Tree
 
+    from llava_av.cli.display import result_console
     from llava_av.cli.session import require_state, session
     from llava_av.report.lineage_tree import history_boxes
     from llava_av.report.tree_diagram import write_diagram
@@ -67,7 +67,7 @@ def lineage(
             lines += [f"[{colours[box.state]}]{escape(line)}[/]" for line in box.lines[-1:]]
             del branches[box.depth :]
             branches.append(branches[-1].add("\n".join(lines)) if branches else Tree("\n".join(lines)))
-        Console().print(branches[0])
+        result_console().print(branches[0])
     if draw is not None:
         write_diagram(draw, f"Lineage of {version_uri(version)}", boxes)
     raise typer.Exit(0 if history.verified else 1)

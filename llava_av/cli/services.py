@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.errors import UserError
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -21,11 +22,18 @@ def up(
     output_dir: OutputDir = DEFAULT_FOLDER,
     mlflow_port: Annotated[int | None, typer.Option(help="Port of MLflow (default: a free one).")] = None,
     s3_port: Annotated[int | None, typer.Option(help="Port of S3 (default: a free one).")] = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Create empty servers if the folder has none.")
+    ] = False,
 ) -> None:
     """Start the servers of an output folder in the background, and print their addresses."""
     from llava_av.services import services_up
 
     state = output_dir.absolute() / "state"
+    if not create and not state.is_dir():
+        raise UserError(
+            f"{output_dir} has no store: name a run's folder with --output-dir, or add --create to make one"
+        )
     _print(services_up(state, mlflow_port=mlflow_port, s3_port=s3_port), state)
 
 

@@ -47,6 +47,7 @@ def session(
     wait_for_mlflow: bool = True,
     require_mlflow: bool = True,
     on_signal: str = "",
+    resumes: bool = False,
 ) -> Iterator[Workspace]:
     """Create the folder, start or join its servers, and set the variables for child processes.
 
@@ -61,6 +62,7 @@ def session(
         require_mlflow: False to log only a warning if the configured MLflow does not answer.
         on_signal: Text to log at the first signal if the block ends the children itself, in order; empty to
             end them immediately.
+        resumes: True if the same command continues the interrupted work, which is logged then.
     """
     from llava_av.services import service_environment
 
@@ -86,8 +88,18 @@ def session(
             # Child processes must not import modules from the current folder.
             "PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH", "1"),
         }
-        with set_variables(variables):
+        with set_variables(variables), _describing_resume() if resumes else contextlib.nullcontext():
             yield workspace
+
+
+@contextlib.contextmanager
+def _describing_resume() -> Iterator[None]:
+    """Log how to resume if a signal ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        _LOG.warning("interrupted: run the same command again to resume; finished work is reused")
+        raise
 
 
 def _make(workspace: Workspace) -> None:

@@ -62,7 +62,7 @@ def open_run(
 
     experiment = default_record(experiment, dataset)
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
-    with session(output_dir, need_mlflow=False) as workspace:
+    with session(output_dir, need_mlflow=False, resumes=True) as workspace:
         with console_progress():
             opened = open_run_step(
                 workspace,
@@ -171,7 +171,7 @@ def evaluate(
         from llava_av.evaluation.tasks import load_task, read_task_samples
 
         read_task_samples(load_task(task), data)  # fails before any server starts
-    with session(output_dir) as workspace:
+    with session(output_dir, resumes=True) as workspace:
         with console_progress():
             if task is None or data is None:
                 evaluation = evaluate_step(workspace, model, target=target)

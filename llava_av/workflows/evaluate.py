@@ -4,6 +4,8 @@ import logging
 from collections.abc import Mapping
 
 from llava_av.evaluation.job_request import work_of_run
+from llava_av.plurals import count_of
+from llava_av.processes import report_progress
 from llava_av.runs import (
     EvaluationResult,
     GateDecision,
@@ -54,6 +56,7 @@ def evaluate_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCA
         _LOG.info("run %s is already evaluated", run.id)
     else:
         processes = processes_of(target, request.recipe.evaluation.num_processes)
+        report_progress("evaluate", 0, 0, f"starting {count_of(processes or 1, 'process')}")
         with run.timed("evaluate"):
             run_job(workspace, run, target, name="evaluation", module=MODULE, processes=processes)
         done = run.read(EvaluationResult)

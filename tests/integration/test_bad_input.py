@@ -123,7 +123,7 @@ def test_port_in_use(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        arguments = ["services", "up", "--mlflow-port", port, "--output-dir", "out"]
+        arguments = ["services", "up", "--create", "--mlflow-port", port, "--output-dir", "out"]
         line = _error(*llava_av(arguments, tmp_path))
     assert port in line
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from llava_av.cli.display import show_progress
+from llava_av.cli.display import result_console, show_progress
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 from llava_av.services.addresses import EMBEDDED_VARIABLE
@@ -52,11 +53,14 @@ def test_lines_say_when_steps_start_and_end(tmp_path: Path, monkeypatch: pytest.
             report_progress("data", done, 50, "clips made")
         report_progress("data", 1, 1, "done")
         report_progress("train", 0, 0, "started")
+        report_progress("train", 0, 0, "loading the model")
+        report_progress("train", 1, 600, "loss 6.0")
     lines = text.getvalue().splitlines()
     assert [line.split(" (")[0].split() for line in lines] == [
         ["data", "started"],
         ["data", "done"],
         ["train", "started"],
+        ["train", "loading", "the", "model"],
     ]
 
 
@@ -67,6 +71,22 @@ def test_bars_show_counts_on_a_terminal(tmp_path: Path, monkeypatch: pytest.Monk
         report_progress("train", 30, 600, "loss 2.31")
     assert "30/600" in text.getvalue()
     assert "loss 2.31" in text.getvalue()
+
+
+def test_ids_stay_whole_in_a_pipe_and_in_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    digest = "d1ge57" * 12
+    summary = _summary(True, [])
+    summary["checkpoint"]["digest"] = digest
+    for console in (result_console(), Console(width=40, color_system=None, force_terminal=True)):
+        show_outcome(console, _workspace(tmp_path, summary))
+        assert f"checkpoint digest  {digest}\n" in capsys.readouterr().out
+    table = Table("value")
+    table.add_row(digest * 3)
+    result_console().print(table)
+    assert digest * 3 in capsys.readouterr().out
 
 
 def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
