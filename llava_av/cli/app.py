@@ -17,6 +17,7 @@ from llava_av.cli import (
     recipe,
     registry,
     run,
+    runs,
     services,
     steps,
     submit,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(dryrun.dryrun)
 app.command()(run.run)
+app.add_typer(runs.app, name="runs")
 app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")

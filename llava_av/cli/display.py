@@ -1,18 +1,29 @@
 """Console of results, and progress of running steps: bars on a terminal, lines elsewhere."""
 
 import contextlib
+import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from llava_av.errors import printable
 from llava_av.processes import PROGRESS_VARIABLE, ProgressEvent, follow_progress
 
-__all__ = ["console_progress", "result_console", "show_progress"]
+__all__ = [
+    "console_progress",
+    "print_json",
+    "print_rows",
+    "print_values",
+    "result_console",
+    "show_progress",
+]
 
 _LINE_EVERY_S = 10.0
 _UNWRAPPED = 10_000
@@ -22,6 +33,29 @@ def result_console() -> Console:
     """Return a console of standard output that does not wrap lines, such as IDs, in a pipe or file."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_UNWRAPPED)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table with a line for each row."""
+    table = Table(box=None, pad_edge=False)
+    for title in columns:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    result_console().print(table)
+
+
+def print_values(values: Mapping[str, str]) -> None:
+    """Print a line with name and value for each value that is not empty."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        if value:
+            print(printable(f"{name:<{width}}  {value}"))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import EngineName, ExperimentName, OutputDir, Overrides, ProfileSteps
+from llava_av.cli.options import AsJson, EngineName, ExperimentName, OutputDir, Overrides, ProfileSteps
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["dryrun"]
@@ -35,6 +35,7 @@ def dryrun(
     overrides: Overrides = None,
     experiment: ExperimentName = "",
     profile_steps: ProfileSteps = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on the demonstration: data, training, registration, evaluation, gate and report.
 
@@ -54,4 +55,4 @@ def dryrun(
         gate=not quick,
         profile_steps=profile_steps,
     )
-    raise typer.Exit(run_here(request, output_dir))
+    raise typer.Exit(run_here(request, output_dir, as_json=as_json))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -58,12 +59,15 @@ _QUESTIONS = (
 
 
 @app.command()
-def tasks() -> None:
+def tasks(as_json: AsJson = False) -> None:
     """List the tasks with their version and the rule that scores replies."""
     from llava_av.evaluation.tasks import load_task, task_names
 
-    for name in task_names():
-        task = load_task(name)
+    known = [load_task(name) for name in task_names()]
+    if as_json:
+        print_json([task.model_dump(mode="json") for task in known])
+        return
+    for task in known:
         print(f"{task.name} (version {task.version}, rule {task.rule})\n  {task.about}\n  data: {task.files}")
 
 
@@ -108,6 +112,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="The other model.")],
     task: Annotated[str | None, typer.Option(help="Task (default: the runs' held-out samples).")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write the comparison to.")] = None,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Compare two evaluated models on the same questions: A minus B, its interval and an exact test."""
@@ -116,7 +121,10 @@ def compare(
 
     with session(output_dir, need_mlflow=any(name.startswith("models:/") for name in (first, second))):
         compared = compare_models_step(first, second, task)
-    _show(compared)
+    if as_json:
+        print_json(compared.to_json())
+    else:
+        _show(compared)
     if output is not None:
         output.write_text(json.dumps(compared.to_json(), indent=2) + "\n", encoding="utf-8")
 

@@ -18,6 +18,7 @@ __all__ = [
     "COMMITTED_DATASETS",
     "LOCAL_PROFILE",
     "AllowIncompleteRecord",
+    "AsJson",
     "EngineName",
     "ExperimentName",
     "LauncherName",
@@ -37,6 +38,7 @@ LOCAL_PROFILE = "cpu"
 """Default of `--profile`."""
 COMMITTED_DATASETS = "committed datasets as NAME (the newest commit) or NAME@COMMIT, separated by commas"
 """Part of the help of every `--dataset` that accepts committed datasets."""
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", help="Folder for state, logs and results.", show_default=True)
 ]

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.cli.display import result_console, show_progress
+from rich.console import Console
+
+from llava_av.cli.display import console_progress, print_json, result_console
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
@@ -18,6 +20,7 @@ from llava_av.files import file_lock
 from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
+from llava_av.runs import Summary
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import DEMO
 from llava_av.workflows.index import index_step
@@ -70,7 +73,7 @@ class PipelineRequest:
         return {PROFILE_STEPS_VARIABLE: str(self.profile_steps), PROFILE_FOLDER_VARIABLE: folder}
 
 
-def run_here(request: PipelineRequest, output_dir: Path) -> int:
+def run_here(request: PipelineRequest, output_dir: Path, *, as_json: bool = False) -> int:
     """Run all steps; return 1 if the gate failed or an expectation was missed, else 0.
 
     The folder keeps the results of an earlier run until this run's own replace them.
@@ -78,15 +81,18 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     Raises:
         UserError: A part of the request is invalid, or a step failed, with the step's own message.
     """
-    console = result_console()
     _require_valid(request)
     if not request.gate:
         _LOG.info("skipping the gate: the model is not judged")
     with session(output_dir, wait_for_mlflow=False, resumes=True) as workspace, _exclusive_use(workspace):
-        with set_variables(request.variables(workspace)), show_progress(console):
+        with set_variables(request.variables(workspace)), console_progress():
             _run_child(workspace, request)
         index_step(ObjectStore.from_env(), workspace.folder)
-        return show_outcome(console, workspace, judged=request.gate)
+        console = Console(quiet=True) if as_json else result_console()
+        code = show_outcome(console, workspace, judged=request.gate)
+        if as_json:
+            print_json(json.loads((workspace.folder / Summary.NAME).read_text(encoding="utf-8")))
+        return code
 
 
 def _require_valid(request: PipelineRequest) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["lineage", "model_card", "reproduce", "rollback"]
@@ -23,6 +24,7 @@ def rollback(
         str | None,
         typer.Option(help="Version to restore (default: the previous champion)."),
     ] = None,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Move the alias `champion` back to an earlier champion, and record the reason."""
@@ -32,7 +34,10 @@ def rollback(
     require_state(output_dir, model)
     with session(output_dir):
         move = roll_back_step(model, to=to, reason=reason)
-    print(move.line())
+    if as_json:
+        print_json(move.model_dump(mode="json"))
+    else:
+        print(move.line())
 
 
 def lineage(
@@ -101,6 +106,7 @@ def reproduce(
         bool,
         typer.Option("--any-environment", help="Accept packages that differ from the lock file."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model version again from its lineage and compare; exit with 1 if the results differ."""
     from llava_av.cli.session import require_state, session
@@ -116,6 +122,8 @@ def reproduce(
             scratch=scratch,
             any_environment=any_environment,
         )
-    for line in made.lines():
-        print(line)
+    if as_json:
+        print_json(made.to_json())
+    else:
+        print(*made.lines(), sep="\n")
     raise typer.Exit(0 if made.identical or made.within_intervals else 1)

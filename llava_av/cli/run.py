@@ -6,6 +6,7 @@ import typer
 
 from llava_av.cli.options import (
     COMMITTED_DATASETS,
+    AsJson,
     EngineName,
     ExperimentName,
     OutputDir,
@@ -40,6 +41,7 @@ def run(
         bool, typer.Option("--gate/--no-gate", help="Judge the model by its record and gate.")
     ] = True,
     profile_steps: ProfileSteps = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on your data: commit, train, register, evaluate, gate and report.
 
@@ -56,4 +58,4 @@ def run(
         gate=gate,
         profile_steps=profile_steps,
     )
-    raise typer.Exit(run_here(request, output_dir))
+    raise typer.Exit(run_here(request, output_dir, as_json=as_json))

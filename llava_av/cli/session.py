@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from llava_av.errors import UserError
 from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals, set_variables
 from llava_av.workflows.runtime.workspace import OUTPUT_VARIABLE, Workspace
 
-__all__ = ["require_state", "session"]
+if TYPE_CHECKING:
+    from llava_av.storage import ObjectStore
+
+__all__ = ["require_state", "session", "stored_objects"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,6 +93,21 @@ def session(
         }
         with set_variables(variables), _describing_resume() if resumes else contextlib.nullcontext():
             yield workspace
+
+
+@contextlib.contextmanager
+def stored_objects(output_dir: Path, wanted: str) -> Iterator["ObjectStore"]:
+    """Start or join the S3 server of an output folder that has state, and yield the store.
+
+    Args:
+        output_dir: Folder of state, logs and results.
+        wanted: The object that the command looks for, for the message if the folder has no state.
+    """
+    from llava_av.storage import ObjectStore
+
+    require_state(output_dir, wanted)
+    with session(output_dir, need_mlflow=False):
+        yield ObjectStore.from_env()
 
 
 @contextlib.contextmanager
