@@ -122,17 +122,18 @@ def _tasks(store: ObjectStore, sizes: _Sizes) -> Iterable[IndexedTask]:
 
 
 def _experiments(stored: Iterable[StoredRun]) -> tuple[ExperimentNode, ...]:
-    """Return the records of the checkout and of the runs, with the outcomes of the bucket's runs."""
+    """Return the records of the bucket's runs, with their outcomes; the checkout's text of a record wins."""
     outcomes: dict[str, list[RunOutcome]] = defaultdict(list)
     newest: dict[str, Run] = {}
     for one in stored:
         newest[one.request.experiment.id] = one.run
         if one.outcome is not None:
             outcomes[one.request.experiment.id].append(one.outcome)
-    records = _records_here()
-    for experiment, run in newest.items():
-        if experiment not in records:
-            records[experiment] = read_run_record(run)
+    here = _records_here()
+    records = {
+        experiment: here[experiment] if experiment in here else read_run_record(run)
+        for experiment, run in newest.items()
+    }
     observed = {
         experiment: tuple(
             dict.fromkeys(
