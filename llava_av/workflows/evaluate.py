@@ -46,7 +46,7 @@ def evaluate_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCA
         _LOG.info("run %s is already evaluated", run.id)
     else:
         processes = processes_of(target, request.recipe.evaluation.num_processes)
-        report_progress("evaluate", 0, 0, f"starting {count_of(processes or 1, 'process')}")
+        report_progress("evaluate", 0, 0, f"starting {count_of(processes or 1, 'process', 'processes')}")
         with run.timed("evaluate"):
             run_job(workspace, run, target, name="evaluation", module=MODULE, processes=processes)
         done = run.read(EvaluationResult)

@@ -76,7 +76,9 @@ def _run_training(workspace: Workspace, run: Run, target: JobTarget, recipe: Rec
     if target.profile is not None and target.profile.session_credentials:
         # A policy that is too long fails here, not in each pod of the job.
         session_policy(run)
-    report_progress("train", 0, 0, f"starting {count_of(recipe.training.num_processes, 'process')}")
+    report_progress(
+        "train", 0, 0, f"starting {count_of(recipe.training.num_processes, 'process', 'processes')}"
+    )
     with contextlib.nullcontext() if target.profile is not None else _only_job(workspace, run):
         run_job(
             workspace,
