@@ -1,8 +1,8 @@
 """Command line `llava-av`: each command parses its options, calls a workflow and prints the result.
 
-`app.py` assembles the commands, sets up logging and turns errors into one line. `dryrun.py`, `submit.py`,
-`chat.py` and `doctor.py` hold one command each, `steps.py` the steps of the pipeline as commands, and
-`registry.py` the commands about registered models. Groups of commands are `services.py`, `data.py`,
+`app.py` assembles the commands, sets up logging and turns errors into one line. `init.py`, `dryrun.py`,
+`submit.py`, `chat.py` and `doctor.py` hold one command each, `steps.py` the steps of the pipeline as
+commands, and `registry.py` the commands about registered models. Groups of commands are `services.py`, `data.py`,
 `model.py`, `recipe.py`, `evaluation.py`, `pipeline.py`, `experiment.py` and `backup.py`. The commands of
 `data` about versions are in `data_history.py`, `data_copies.py`, `data_statistics.py`, `data_view.py`,
 `data_derive.py` and `data_checks.py`, with their shared arguments in `data_options.py`; `data_commit.py` runs
