@@ -30,10 +30,10 @@ _Name = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
 
 @app.command("list")
 def list_all(as_json: AsJson = False) -> None:
-    """List the recipes that come with the code."""
-    from llava_av.recipe import shipped_recipes
+    """List the recipes of the project and of the package."""
+    from llava_av.recipe import named_recipes
 
-    recipes = shipped_recipes()
+    recipes = named_recipes()
     if as_json:
         print(json.dumps([{"name": name, "purpose": purpose} for name, purpose in recipes.items()], indent=1))
         return
