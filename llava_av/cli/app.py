@@ -16,6 +16,7 @@ from llava_av.cli import (
     pipeline,
     recipe,
     registry,
+    serve,
     services,
     steps,
     submit,
@@ -58,6 +59,7 @@ app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(backup.app, name="backup")
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 
 
