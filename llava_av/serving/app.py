@@ -8,6 +8,7 @@ from fastapi.exceptions import HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from llava_av.serving.api_errors import ApiError, error_body
 from llava_av.serving.api_keys import ApiKeys
@@ -31,7 +32,8 @@ def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | N
     # pages of the documentation would load scripts from another server
     app = FastAPI(title="llava-av", docs_url=None, redoc_url=None, openapi_url=None)
     metrics = ServingMetrics(current)
-    app.add_route("/v1/chat/completions", ChatEndpoint(current, limits, metrics), methods=["POST"])
+    chat = ChatEndpoint(current, limits, metrics)
+    app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
     _add_models(app, current)
     _add_probes(app, current, metrics)
     _add_errors(app)

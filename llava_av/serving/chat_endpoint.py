@@ -144,8 +144,11 @@ async def _parsed(request: Request) -> ChatRequest:
     try:
         return await asyncio.to_thread(ChatRequest.model_validate_json, body)
     except ValidationError as error:
-        field = ".".join(str(one) for one in error.errors()[0]["loc"] if isinstance(one, str | int))
-        raise invalid(problem_text(ChatRequest, error), param=field or None) from None
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise invalid(f"the body is not JSON: {first['msg']}", code="invalid_json") from None
+        field = ".".join(map(str, first["loc"]))
+        raise invalid(problem_text(ChatRequest, error), param=field) from None
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:

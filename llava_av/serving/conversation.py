@@ -176,5 +176,5 @@ def _decoded(content: str, where: str, most: int) -> bytes:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):
         raise invalid(
-            f"{where}: the content is not Base64", code="invalid_base64", param="messages"
+            f"{where}: the content is not Base64: encode the file", code="invalid_base64", param="messages"
         ) from None

@@ -46,7 +46,7 @@ class ReplyText:
         before = self._decoded(self._start, self._read)
         rest = self._decoded(self._start, len(self._tokens))[len(before) :]
         text = self._released(rest)
-        return text if self.stopped else text + self._waiting
+        return text + self._waiting
 
     def _decoded(self, start: int, stop: int) -> str:
         text: str = self._tokenizer.decode(self._tokens[start:stop], skip_special_tokens=True)
@@ -57,7 +57,7 @@ class ReplyText:
         text = self._waiting + text
         found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            self.stopped, self._waiting = True, ""
             return text[: min(found)]
         kept = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._waiting = text[len(text) - kept :]

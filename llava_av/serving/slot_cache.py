@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from llava_av.errors import UserError
 
@@ -112,8 +112,9 @@ class SlotCache(Cache):
     def append(self, prompt: DynamicCache) -> None:
         """Add a row with the keys and values of a prompt."""
         for layer, read in zip(self._of_layer, prompt.layers, strict=True):
-            assert isinstance(read.keys, Tensor)
-            assert isinstance(read.values, Tensor)
+            assert isinstance(read, DynamicLayer), "all layers have full attention"
+            assert read.keys is not None
+            assert read.values is not None
             layer.store(len(self.lengths), read.keys, read.values)
         self.lengths.append(int(prompt.get_seq_length()))
 
@@ -137,7 +138,7 @@ class SlotCache(Cache):
 
 
 def _mask(places: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """Return `[rows, 1, 1, longest]`, added to the scores: 0 up to each row's place, then the lowest value."""
+    """Return `[rows, 1, 1, longest]` to add to scores: 0 up to each row's place, then the lowest value."""
     hidden = torch.arange(longest, device=places.device) > places[:, None]
     lowest = torch.finfo(dtype).min
     return torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, lowest)[:, None, None]

@@ -1,5 +1,7 @@
 """Choice of the next token of each row, by the settings of its request."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import (
@@ -59,7 +61,9 @@ class TokenChoice:
             logits: `[vocabulary]`.
             read: Tokens of the prompt and of the reply so far.
         """
-        scores = self._steps(torch.tensor([read], device=logits.device), logits[None])
+        tokens: Any = torch.tensor([read], device=logits.device)
+        scores: Any = logits[None]
+        scores = self._steps(tokens, scores)
         if self._generator is None:
             return int(scores.argmax())
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
