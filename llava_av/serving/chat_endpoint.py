@@ -108,7 +108,7 @@ class ChatEndpoint:
             temperature=asked.temperature,
             top_p=asked.top_p,
             seed=asked.seed,
-            stop=asked.stops,
+            stop=asked.stop,
         )
         return PendingReply(
             model.engine,
@@ -147,6 +147,8 @@ async def _parsed(request: Request) -> ChatRequest:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise invalid(f"the body is not JSON: {first['msg']}", code="invalid_json") from None
+        if not first["loc"]:
+            raise invalid("the body is not a JSON object: send one", code="invalid_json") from None
         field = ".".join(map(str, first["loc"]))
         raise invalid(problem_text(ChatRequest, error), param=field) from None
 

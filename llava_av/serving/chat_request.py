@@ -3,9 +3,9 @@
 A field that is not here is refused, because a field without effect would give another answer than asked for.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from llava_av.frozen import FrozenModel
 
@@ -78,11 +78,19 @@ ContentPart = Annotated[
 ]
 
 
+def _as_parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else [] if value is None else value
+
+
 class Message(FrozenModel):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[ContentPart, ...]
+    content: Annotated[tuple[ContentPart, ...], BeforeValidator(_as_parts)]
     """Text, or parts in their order; media in messages of `user` only."""
 
 
@@ -92,8 +100,6 @@ class _StreamOptions(FrozenModel):
 
 class ChatRequest(FrozenModel):
     """A chat completion."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     model: str
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -105,8 +111,10 @@ class ChatRequest(FrozenModel):
     """0, the default, chooses the most likely token, as in evaluations."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | tuple[Annotated[str, Field(min_length=1)], ...] | None = None
-    """Texts that end the reply."""
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_list), Field(max_length=16)
+    ] = ()
+    """Texts that end the reply; one text or a list."""
     stream: bool = False
     stream_options: _StreamOptions | None = None
     n: Literal[1] = 1
@@ -117,10 +125,3 @@ class ChatRequest(FrozenModel):
     def reply_tokens(self) -> int | None:
         """Return the maximum tokens of the reply; None if the request leaves it open."""
         return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """Return the stop texts."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else self.stop

@@ -110,8 +110,6 @@ def _sample(names: Mapping[str, Sequence[str]], use_audio: bool, request_id: str
 
 def _text(message: Message, name: str, files: _Files, reserved: Sequence[str]) -> str:
     """Return the text of a message, with a tag for each medium."""
-    if isinstance(message.content, str):
-        return _plain(message.content, f"{name}.content", reserved)
     pieces = []
     for place, part in enumerate(message.content):
         where = f"{name}.content[{place}]"
