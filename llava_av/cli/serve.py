@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +87,8 @@ def _workspace(model: str, output_dir: Path) -> Iterator[Workspace]:
         yield Workspace(folder=output_dir.absolute())
         return
     require_state(output_dir, stored)
+    # multiprocessing keeps its folder until the process ends, after the folder of the session is gone
+    get_temp_dir()
     with session(output_dir, need_mlflow=model.startswith("models:/"), on_signal="stopping …") as workspace:
         yield workspace
 

@@ -7,12 +7,11 @@ be read as a tag or as a special token is refused, so that nobody can write the 
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava_av.datasets.loading import LocatedSample
-from llava_av.datasets.schema import Sample
 from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.serving.api_errors import invalid
 from llava_av.serving.chat_request import (
@@ -26,6 +25,7 @@ from llava_av.serving.chat_request import (
     VideoUrlPart,
 )
 from llava_av.serving.limits import ServingLimits
+from llava_av.serving.media_limits import media_sample
 
 __all__ = ["AskedConversation", "read_conversation"]
 
@@ -95,17 +95,8 @@ def read_conversation(
         (_SPEAKERS[message.role], _text(message, f"messages[{place}]", files, reserved))
         for place, message in enumerate(request.messages)
     ]
-    media = _sample(files.names, request.use_audio_in_video, request_id)
-    return AskedConversation(
-        turns=tuple(turns), media=LocatedSample(sample=media, files=files.paths) if files.paths else None
-    )
-
-
-def _sample(names: Mapping[str, Sequence[str]], use_audio: bool, request_id: str) -> Sample:
-    conversation = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
-    return Sample.model_validate(
-        {"id": request_id, "conversations": conversation, "use_audio": use_audio, **names}
-    )
+    media = media_sample(request_id, files.names, files.paths, use_audio=request.use_audio_in_video)
+    return AskedConversation(turns=tuple(turns), media=media if files.paths else None)
 
 
 def _text(message: Message, name: str, files: _Files, reserved: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
 """Limits of media files, checked from their headers by the process that decodes them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from llava_av.datasets.loading import LocatedSample, load_located
+from llava_av.datasets.schema import Sample
 from llava_av.media.check import check_headers
 from llava_av.media.clip import Clip
 from llava_av.media.info import MediaError, MediaInfo
@@ -11,9 +13,29 @@ from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 from llava_av.serving.limits import ServingLimits
 
-__all__ = ["decode_within"]
+__all__ = ["decode_within", "media_sample"]
 
 _Modality = Literal["image", "video", "audio"]
+
+
+def media_sample(
+    request_id: str,
+    names: Mapping[str, Sequence[str]],
+    files: Mapping[str, Path],
+    *,
+    use_audio: bool = True,
+) -> LocatedSample:
+    """Return the media of a request as a sample, as which the decoding processes take them.
+
+    Args:
+        request_id: ID of the request, for messages.
+        names: Names of the media of each modality.
+        files: File of each name.
+        use_audio: True to use the audio of videos.
+    """
+    conversation = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
+    fields = {"id": request_id, "conversations": conversation, "use_audio": use_audio, **names}
+    return LocatedSample(sample=Sample.model_validate(fields), files=files)
 
 
 def decode_within(

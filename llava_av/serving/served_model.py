@@ -21,7 +21,7 @@ from llava_av.serving.api_errors import invalid
 from llava_av.serving.conversation import AskedConversation
 from llava_av.serving.engine import Engine
 from llava_av.serving.limits import ServingLimits
-from llava_av.serving.media_limits import decode_within
+from llava_av.serving.media_limits import decode_within, media_sample
 from llava_av.serving.slot_engine import SlotEngine
 from llava_av.training.decode_pool import DecodePool
 
@@ -87,6 +87,12 @@ class ServedModel:
             limit_s=limits.decode_s,
             memory_bytes=limits.decode_bytes,
         )
+        self._start_workers()
+
+    def _start_workers(self) -> None:
+        """Start the processes that decode, whose imports take seconds, before the first request."""
+        for _ in range(self._limits.decode_workers):
+            self._pool.submit(media_sample("start", {}, {}))
 
     async def decode(self, media: LocatedSample) -> Clip:
         """Decode the media of a request in another process, which ends if the caller is cancelled.
