@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import signal
+import sys
 from collections.abc import Iterator
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -11,6 +13,7 @@ import typer
 
 from llava_av.cli.options import OutputDir, parsed_overrides
 from llava_av.errors import UserError
+from llava_av.processes import handling_signals
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
@@ -84,7 +87,9 @@ def _workspace(model: str, output_dir: Path) -> Iterator[Workspace]:
     remote = model.startswith(("s3://", "models:/"))
     stored = model if remote else base_in_store(Path(model))
     if not stored:
-        yield Workspace(folder=output_dir.absolute())
+        # the default handler of SIGTERM would leave temporary folders behind
+        with handling_signals(lambda number, _: sys.exit(128 + number), signal.SIGTERM):
+            yield Workspace(folder=output_dir.absolute())
         return
     require_state(output_dir, stored)
     # multiprocessing keeps its folder until the process ends, after the folder of the session is gone

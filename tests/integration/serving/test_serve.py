@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from openai import APIStatusError, BadRequestError, OpenAI
 
@@ -18,7 +19,6 @@ from tests.integration.serving.conftest import serving
 from tests.media_samples import (
     click,
     cut,
-    grey_frames,
     write_audio,
     write_grey_clip,
     write_image,
@@ -195,10 +195,8 @@ def forged_rate(folder: Path) -> Path:
 
 
 def long_silence(folder: Path) -> Path:
-    """Return Opus audio of 10 minutes in few bytes."""
-    import numpy as np
-
-    return write_audio(folder / "long.ogg", np.zeros((1, 48_000 * 600), np.float32), 48_000, "libopus")
+    """Return Opus audio that is long for its bytes."""
+    return write_audio(folder / "long.ogg", np.zeros((1, 48_000 * 60), np.float32), 48_000, "libopus")
 
 
 def large_image(folder: Path) -> Path:
@@ -206,9 +204,7 @@ def large_image(folder: Path) -> Path:
 
 
 def many_frames(folder: Path) -> Path:
-    path = folder / "many.mp4"
-    write_video(path, grey_frames(100), fps=60)
-    return path
+    return write_video(folder / "many.mp4", [number / 60 for number in range(100)])
 
 
 def damaged(folder: Path) -> Path:
@@ -224,7 +220,7 @@ def text_file(folder: Path) -> Path:
     ("make", "kind", "says"),
     [
         (forged_rate, "audio_url", "1,000,000,000 audio samples per second"),
-        (long_silence, "audio_url", "600.* seconds, must be ≤ 4"),
+        (long_silence, "audio_url", "60.* seconds, must be ≤ 4"),
         (large_image, "image_url", "160,000 pixels, must be ≤ 100,000"),
         (many_frames, "video_url", "100 frames, must be ≤ 40"),
         (damaged, "video_url", "truncated|damaged"),
@@ -293,6 +289,7 @@ def test_a_server_that_would_be_open_or_misconfigured_does_not_start(model, tmp_
     assert says in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
