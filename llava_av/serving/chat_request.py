@@ -93,6 +93,11 @@ class Message(FrozenModel):
     content: Annotated[tuple[ContentPart, ...], BeforeValidator(_as_parts)]
     """Text, or parts in their order; media in messages of `user` only."""
 
+    @property
+    def texts(self) -> tuple[TextPart, ...]:
+        """Return the parts that are text."""
+        return tuple(part for part in self.content if isinstance(part, TextPart))
+
 
 class _StreamOptions(FrozenModel):
     include_usage: bool = False

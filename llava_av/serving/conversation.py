@@ -88,6 +88,13 @@ def read_conversation(
             code="too_many_messages",
             param="messages",
         )
+    characters = sum(len(part.text) for message in request.messages for part in message.texts)
+    if characters > limits.characters:
+        raise invalid(
+            f"messages: {characters:,} characters, must be ≤ {limits.characters:,}: send less",
+            code="context_length_exceeded",
+            param="messages",
+        )
     if request.messages[-1].role != "user":
         raise invalid("messages: the last message must be from user", param="messages")
     files, reserved = _Files(folder, limits), (*MEDIA_TAGS.values(), *special_tokens)

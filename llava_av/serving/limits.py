@@ -26,6 +26,8 @@ class ServingLimits(FrozenModel):
     """Maximum tokens of a reply whose request does not say `max_tokens`."""
     messages: int = Field(default=64, ge=1)
     """Maximum messages of a request."""
+    characters: int = Field(default=200_000, ge=1)
+    """Maximum characters of all messages."""
     media: int = Field(default=8, ge=0)
     """Maximum images, videos and audio files of a request."""
     media_bytes: int = Field(default=32 * 2**20, ge=1)

@@ -101,8 +101,11 @@ class ServedModel:
             ApiError: A file exceeds a limit, or does not decode.
         """
         future: Future[Any] = self._pool.submit(media)
+        done = asyncio.wrap_future(future)
+        # its error is raised below, and asyncio would log it again
+        done.add_done_callback(lambda one: one.cancelled() or one.exception())
         try:
-            await asyncio.wait([asyncio.wrap_future(future)])
+            await asyncio.wait([done])
         except asyncio.CancelledError:
             future.cancel()
             raise

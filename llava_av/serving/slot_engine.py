@@ -187,12 +187,22 @@ class SlotEngine:
         largest = logits.argmax(-1).tolist()
         for row in reversed(range(first, len(self._rows))):
             request, scores = self._rows[row], logits[row - first]
-            token = largest[row - first]
-            if not request.choice.is_plain:
-                token = request.choice.choose(scores, [*request.prompt.input_ids, *request.tokens])
-            request.tokens.append(token)
-            if self._passes_on(request, token):
+            try:
+                ends = self._continue(request, largest[row - first], scores)
+            except Exception as error:
+                _LOG.exception("the choice of a token failed; the other requests continue")
+                request.deliver(Failure(error=error))
+                ends = True
+            if ends:
                 self._leave(row)
+
+    def _continue(self, request: _Request, largest: int, scores: Tensor) -> bool:
+        """Add the next token to a reply; return whether the reply ends."""
+        token = largest
+        if not request.choice.is_plain:
+            token = request.choice.choose(scores, [*request.prompt.input_ids, *request.tokens])
+        request.tokens.append(token)
+        return self._passes_on(request, token)
 
     def _passes_on(self, request: _Request, token: int) -> bool:
         """Deliver what a token adds to a reply; return whether the reply ends."""

@@ -16,6 +16,9 @@ from llava_av.serving.engine import Sampling
 
 __all__ = ["TokenChoice", "end_tokens"]
 
+# Divided by less, logits overflow; only the largest one has a chance anyway.
+_COLDEST = 1e-3
+
 
 def end_tokens(generation: GenerationConfig) -> frozenset[int]:
     """Return the tokens that end a reply."""
@@ -38,7 +41,7 @@ class TokenChoice:
         if penalty not in (None, 1.0):
             steps.append(RepetitionPenaltyLogitsProcessor(penalty=float(penalty)))
         self._generator: torch.Generator | None = None
-        if sampling.temperature > 0:
+        if sampling.temperature >= _COLDEST:
             steps.append(TemperatureLogitsWarper(sampling.temperature))
             if sampling.top_p < 1:
                 steps.append(TopPLogitsWarper(sampling.top_p))

@@ -150,6 +150,7 @@ def test_a_body_that_is_no_request_is_refused(current, content, kind, status, co
         ({"messages": [{"role": "user", "content": "a <video> b"}]}, "messages", "'<video>'"),
         ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, "messages", "'<|im_end|>'"),
         ({"messages": ASKED["messages"] * 65}, "messages", "≤ 64"),
+        ({"messages": [{"role": "user", "content": "x" * 200_001}]}, "messages", "≤ 200,000"),
         ({"stop": [""]}, "stop", "at least 1"),
         (
             {"messages": [{"role": "user", "content": [{"type": "sound"}]}]},

@@ -96,6 +96,12 @@ def test_a_tiny_top_p_is_greedy(engine, prompts, alone):
     assert text == alone[1]
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-3])
+def test_the_coldest_temperatures_are_greedy(engine, prompts, alone, temperature):
+    text, _ = Asked(engine, prompts[1], temperature=temperature).reply()
+    assert text == alone[1]
+
+
 def test_a_stop_text_ends_a_reply_and_is_not_part_of_it(engine, prompts, alone):
     stop = alone[1][4:7]
     text, end = Asked(engine, prompts[1], stop=("never occurs", stop)).reply()
