@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from llava_av.errors import UserError
 
-__all__ = ["ApiError", "error_body", "invalid"]
+__all__ = ["ApiError", "error_body", "invalid", "timed_out"]
 
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -46,6 +46,15 @@ class ApiError(UserError):
 def invalid(message: str, *, code: str = "invalid_value", param: str | None = None) -> ApiError:
     """Return the error of a request that cannot be answered as it is."""
     return ApiError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
+
+
+def timed_out(limit_s: float) -> ApiError:
+    """Return the error of a request that took longer than its limit."""
+    return ApiError(
+        HTTPStatus.GATEWAY_TIMEOUT,
+        f"the reply did not end within {limit_s:g} s: ask for fewer tokens, or try again later",
+        code="timeout",
+    )
 
 
 def error_body(

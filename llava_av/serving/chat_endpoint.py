@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from llava_av.documents import problem_text
 from llava_av.media.clip import Clip
-from llava_av.serving.api_errors import ApiError, invalid
+from llava_av.serving.api_errors import ApiError, invalid, timed_out
 from llava_av.serving.chat_request import ChatRequest
 from llava_av.serving.completions import Completion, new_request_id
 from llava_av.serving.conversation import AskedConversation, read_conversation
@@ -70,7 +70,11 @@ class ChatEndpoint:
         send: Send,
     ) -> None:
         request_id = new_request_id()
-        reply = await _unless_gone(receive, self._begin(asked, model, request_id, received_s))
+        try:
+            async with asyncio.timeout_at(received_s + self._limits.request_s):
+                reply = await _unless_gone(receive, self._begin(asked, model, request_id, received_s))
+        except TimeoutError:
+            raise timed_out(self._limits.request_s) from None
         try:
             completion = Completion(request_id, model.identity, reply)
             response: Response

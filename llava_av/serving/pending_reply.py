@@ -7,7 +7,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from llava_av.model import Encoded
-from llava_av.serving.api_errors import ApiError
+from llava_av.serving.api_errors import ApiError, timed_out
 from llava_av.serving.engine import Engine, Event, Failure, Finish, Piece, Sampling
 from llava_av.serving.metrics import ServingMetrics
 
@@ -83,8 +83,4 @@ class PendingReply:
             async with asyncio.timeout_at(self._received_s + self._limit_s):
                 return await self._events.get()
         except TimeoutError:
-            raise ApiError(
-                HTTPStatus.GATEWAY_TIMEOUT,
-                f"the reply did not end within {self._limit_s:g} s: ask for fewer tokens, or try again later",
-                code="timeout",
-            ) from None
+            raise timed_out(self._limit_s) from None

@@ -1,11 +1,7 @@
 """A loaded model with its engine and the processes that decode its media."""
 
-import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +11,13 @@ from llava_av.datasets.loading import LocatedSample
 from llava_av.inference.devices import choose_device
 from llava_av.inference.generation import PromptError, encode_prompt
 from llava_av.media.clip import Clip
-from llava_av.media.info import MediaError
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.serving.api_errors import invalid
 from llava_av.serving.conversation import AskedConversation
 from llava_av.serving.engine import Engine
 from llava_av.serving.limits import ServingLimits
-from llava_av.serving.media_limits import decode_within, media_sample
+from llava_av.serving.media_decoder import MediaDecoder
 from llava_av.serving.slot_engine import SlotEngine
-from llava_av.training.decode_pool import DecodePool
 
 __all__ = ["ModelIdentity", "ServedModel", "load_served_model"]
 
@@ -72,47 +66,14 @@ class ServedModel:
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.special_tokens = tuple({*tokenizer.all_special_tokens, *added})
         """Tokens that the text of a request must not contain."""
-        decode: Callable[[Any], Clip] = partial(
-            decode_within,
-            limits=limits,
-            media=processor.config.media_recipe(),
-            resizing=processor.image_resizing(),
-        )
         self.loaded_at = int(time.time())
         """Unix time in seconds."""
         self.sample_rate_hz = processor.config.sample_rate_hz
-        self._pool = DecodePool(
-            decode,
-            workers=limits.decode_workers,
-            limit_s=limits.decode_s,
-            memory_bytes=limits.decode_bytes,
-        )
-        self._start_workers()
-
-    def _start_workers(self) -> None:
-        """Start the processes that decode, whose imports take seconds, before the first request."""
-        for _ in range(self._limits.decode_workers):
-            self._pool.submit(media_sample("start", {}, {}))
+        self._decoder = MediaDecoder(limits, processor.config.media_recipe(), processor.image_resizing())
 
     async def decode(self, media: LocatedSample) -> Clip:
-        """Decode the media of a request in another process, which ends if the caller is cancelled.
-
-        Raises:
-            ApiError: A file exceeds a limit, or does not decode.
-        """
-        future: Future[Any] = self._pool.submit(media)
-        done = asyncio.wrap_future(future)
-        # its error is raised below, and asyncio would log it again
-        done.add_done_callback(lambda one: one.cancelled() or one.exception())
-        try:
-            await asyncio.wait([done])
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-        try:
-            return await asyncio.to_thread(self._pool.result, future, media.sample)
-        except MediaError as error:
-            raise invalid(str(error), code="invalid_media", param="messages") from None
+        """Decode the media of a request; see `MediaDecoder.decode`."""
+        return await self._decoder.decode(media)
 
     def encode(self, asked: AskedConversation, clip: Clip, reply_tokens: int | None) -> tuple[Encoded, int]:
         """Encode a conversation; return it and the maximum tokens of its reply.
@@ -137,7 +98,7 @@ class ServedModel:
     def close(self) -> None:
         """End the engine and the processes."""
         self.engine.close()
-        self._pool.close()
+        self._decoder.close()
 
 
 def load_served_model(
