@@ -31,7 +31,8 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model: a folder, s3://…, models:/NAME/VERSION, or models:/NAME@ALIAS, which is followed."
+            metavar="MODEL",
+            help="Model: a folder, s3://…, models:/NAME/VERSION, or models:/NAME@ALIAS, which is followed.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

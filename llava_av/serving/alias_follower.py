@@ -15,6 +15,7 @@ from llava_av.serving.model_sources import ModelSource
 __all__ = ["AliasFollower"]
 
 _LOG = logging.getLogger(__name__)
+_ENDING_S = 5.0
 
 
 class AliasFollower:
@@ -31,23 +32,31 @@ class AliasFollower:
         self._source, self._current, self._served = source, current, served
         self._interval_s = interval_s
         self._refused: str | None = None
+        self._problem = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow-alias", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; a model that is being loaded is closed."""
+        """End the thread; one that waits for a server that does not answer is left behind."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_ENDING_S)
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):
             try:
                 self._check()
+                self._problem = ""
             except UserError as error:
-                _LOG.warning("cannot find out which version to serve: %s; %s stays", error, self._served)
+                self._warn_once(str(error))
             except Exception:
                 _LOG.exception("cannot find out which version to serve; %s stays", self._served)
+
+    def _warn_once(self, problem: str) -> None:
+        """Log a problem when it begins, not at every check of an outage."""
+        if problem != self._problem:
+            _LOG.warning("cannot find out which version to serve: %s; %s stays", problem, self._served)
+        self._problem = problem
 
     def _check(self) -> None:
         wanted = self._source.present()

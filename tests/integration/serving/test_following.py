@@ -109,6 +109,7 @@ class Application:
         self._thread.join()
 
 
+@pytest.mark.slow
 def test_a_new_champion_takes_over_without_a_failed_request_and_a_damaged_one_is_refused(
     mlflow_store: ObjectStore,
     name: str,
