@@ -19,6 +19,7 @@ from llava_av.cli import (
     registry,
     run,
     runs,
+    serve,
     services,
     steps,
     submit,
@@ -60,6 +61,7 @@ app.add_typer(runs.app, name="runs", rich_help_panel=_MODELS)
 app.add_typer(model.app, name="model", rich_help_panel=_MODELS)
 app.add_typer(evaluation.app, name="evaluation", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(chat.chat)
+app.command(rich_help_panel=_MODELS)(serve.serve)
 app.command(rich_help_panel=_MODELS)(registry.lineage)
 app.command(rich_help_panel=_MODELS)(registry.model_card)
 app.command(rich_help_panel=_MODELS)(registry.rollback)
