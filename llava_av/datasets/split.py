@@ -12,8 +12,9 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Protocol, TypeVar
 
-from llava_av.datasets.schema import Sample, Split
+from llava_av.datasets.schema import Split
 from llava_av.errors import UserError
 
 __all__ = ["Split", "SplitError", "split_samples"]
@@ -22,6 +23,18 @@ __all__ = ["Split", "SplitError", "split_samples"]
 # several samples change sides.
 _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
+
+
+class _Sample(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def split(self) -> Split | None: ...
+    @property
+    def media(self) -> tuple[str, ...]: ...
+
+
+_AnySample = TypeVar("_AnySample", bound=_Sample)
 
 
 class SplitError(UserError):
@@ -45,12 +58,12 @@ class _Group:
 
 
 def split_samples(
-    samples: Sequence[Sample],
+    samples: Sequence[_AnySample],
     held_out_share: float,
     digests: Mapping[str, str] | None = None,
     *,
     allow_shared_media: bool = False,
-) -> dict[Split, tuple[Sample, ...]]:
+) -> dict[Split, tuple[_AnySample, ...]]:
     """Hold out samples so that no media file is on both sides.
 
     Args:
@@ -80,7 +93,7 @@ def split_samples(
     }
 
 
-def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _files(samples: Iterable[_Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return the paths of each sample's media by their content digests."""
     return {
         sample.id: {digests.get(path, str(PurePosixPath(path))): path for path in sample.media}
@@ -88,7 +101,7 @@ def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, d
     }
 
 
-def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
+def _groups(samples: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
     """Yield the connected components of samples and files (union-find over content digests)."""
     parents: dict[str, str] = {}
 
@@ -103,7 +116,7 @@ def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -
         for other in others:
             low, high = sorted((root(first), root(other)))
             parents[high] = low
-    members: dict[tuple[str, bool], list[Sample]] = {}
+    members: dict[tuple[str, bool], list[_Sample]] = {}
     for sample in samples:
         digest = next(iter(files.get(sample.id, ())), None)
         key = (sample.id, False) if digest is None else (root(digest), True)
@@ -113,7 +126,7 @@ def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -
         yield _Group(name=name, ids=tuple(sample.id for sample in own_samples), side=side)
 
 
-def _stated_side(group: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
+def _stated_side(group: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
     """Return the side that a group's samples state; None if they state none."""
     sides = {sample.split for sample in group if sample.split is not None}
     if len(sides) < 2:
@@ -128,7 +141,7 @@ def _stated_side(group: Sequence[Sample], files: Mapping[str, Mapping[str, str]]
     raise _both_sides(train, held, "through the media of other samples")
 
 
-def _both_sides(train: Sample, held_out: Sample, media: str) -> SplitError:
+def _both_sides(train: _Sample, held_out: _Sample, media: str) -> SplitError:
     return SplitError(
         f"sample {train.id!r} with split train and sample {held_out.id!r} with split held_out share media "
         f"({media}): give both the same split, or {_ALLOW}"
@@ -171,7 +184,7 @@ def _balanced(free: Sequence[_Group], held: set[_Group], wanted: float) -> set[_
     return held
 
 
-def _require_both_sides(samples: Sequence[Sample], groups: Sequence[_Group], held_out: set[str]) -> None:
+def _require_both_sides(samples: Sequence[_Sample], groups: Sequence[_Group], held_out: set[str]) -> None:
     if 0 < len(held_out) < len(samples):
         return
     if len(groups) == 1 and groups[0].side is None:

@@ -1,7 +1,5 @@
 """Preview of a commit: what would change if a folder were committed now, without uploading anything."""
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,16 @@ from llava_av.datasets.comparison import (
     compared_commit,
     no_changes,
 )
-from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
-from llava_av.datasets.manifest import check_name, ref_key, safe_path
+from llava_av.datasets.manifest import check_name, ref_key
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.previous_version import name_of_folder
-from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import content_in_memory
-from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
+from llava_av.datasets.sources.folder import Quarantined, read_folder
 from llava_av.processes import progress_reporter
 from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import known_folder, plain_splits
+from llava_av.workflows.folder_content import folder_content, known_folder
 
 __all__ = ["FolderStatus", "folder_status"]
 
@@ -99,15 +94,17 @@ def folder_status(
         if newest is not None and known is not None and known.commit == newest.id and not again:
             return _unchanged(newest, before)
         checks = MediaChecks(cache, store, depth=depth, again=again)
-        scan = read_folder(folder, progress_reporter("data", "files checked"), checks=checks)
-    splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
-    changes = compare_contents(before, _contents(folder, scan, splits))
+        files = None if known is None else known.files
+        progress = progress_reporter("data", "files checked")
+        scan = read_folder(folder, progress, checks=checks, files=files)
+    content = folder_content(folder, scan, data, allow_shared_media=allow_shared_media)
+    changes = compare_contents(before, ComparedContent(content=content, facts=lambda one: scan.facts))
     return FolderStatus(
         name=chosen,
         newest=newest,
         changes=changes,
         left_out=scan.quarantined,
-        commits=newest is None or bool(changes) or _differs(folder, scan, newest),
+        commits=newest is None or bool(changes) or content.quarantined != newest.manifest.quarantined,
         refused=scan.bad_share > data.max_bad_share,
         pending=len(scan.pending),
     )
@@ -127,21 +124,3 @@ def _unchanged(newest: Commit, content: ComparedContent) -> FolderStatus:
 
 def _nothing() -> ComparedContent:
     return ComparedContent(content=content_in_memory({}, (), ()), facts=lambda one: {})
-
-
-def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> ComparedContent:
-    used = {path for own in splits.values() for sample in own for path in sample.media}
-    rows = {
-        safe_path(path): (scan.digests[path], os.stat(os.path.join(folder, path)).st_size) for path in used
-    }
-    facts = {scan.digests[path]: scan.media[path] for path in used}
-    content = content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ())
-    return ComparedContent(content=content, facts=lambda one: facts)
-
-
-def _differs(folder: Path, scan: FolderScan, newest: Commit) -> bool:
-    """Check whether the folder leaves out other lines and files than the newest commit."""
-    now = scan.quarantined or left_out_before(folder)
-    before = newest.manifest.quarantined
-    rows = [sorted((bad.file, bad.reason, bad.samples) for bad in bads) for bads in (now, before)]
-    return rows[0] != rows[1]

@@ -18,7 +18,8 @@ from typing import Any
 
 from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_ingest_results
 from llava_av.datasets.media_checks import MediaChecks
-from llava_av.datasets.sources.folder import FileCheck, check_files, folder_check, media_names
+from llava_av.datasets.sources.file_checks import FileCheck, check_files, folder_check
+from llava_av.datasets.sources.folder import media_names
 from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.rows import Rows, find_rows
 from llava_av.plurals import count_of
