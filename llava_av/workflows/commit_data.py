@@ -19,10 +19,9 @@ from llava_av.datasets.sources.rows import DatasetError
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.processes import progress_reporter
-from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_records import recording
-from llava_av.workflows.folder_content import folder_content, known_folder, scanned_sources
+from llava_av.workflows.folder_content import Shares, folder_content, known_folder, scanned_sources
 
 __all__ = ["DEMO", "commit_folder", "is_demo", "require_own_name"]
 
@@ -41,7 +40,7 @@ def commit_folder(
     store: ObjectStore,
     folder: Path | RemoteFolder,
     name: str,
-    data: DataRecipe,
+    shares: Shares,
     *,
     max_audio_s: float | None = None,
     allow_shared_media: bool = False,
@@ -58,7 +57,7 @@ def commit_folder(
         store: Store of the commit.
         folder: The folder, or a prefix in S3.
         name: Name of the dataset; the folder's own if empty.
-        data: Share to hold out, and maximum share of bad samples.
+        shares: Share to hold out, and maximum share of bad samples.
         max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
             recipe.
         allow_shared_media: True if held-out samples may share media with training samples.
@@ -70,22 +69,22 @@ def commit_folder(
         author: Author for the history; git's user or the current actor if empty.
 
     Raises:
-        DatasetError: The folder or its conversations do not exist, more samples than `data.max_bad_share` are
+        DatasetError: The folder or its conversations do not exist, more samples than `max_bad_share` are
             bad, the name is reserved for the demonstration, or the folder's name gives no valid name.
         SplitError: Every split has shared media.
     """
     chosen = _dataset_name(folder, name)
     head = read_head(store, chosen)
     with FileCache(cache_file) as cache:
-        known = known_folder(cache, folder, chosen, data, allow_shared_media=allow_shared_media)
+        known = known_folder(cache, folder, chosen, shares, allow_shared_media=allow_shared_media)
         same = head.commit if known is not None and known.commit == head.id and not again else None
         if same is not None and has_facts(store, same):
             _warn_of_message(same, message)
             return replace(same, unchanged=True)
         checks = MediaChecks(cache, store, depth=depth, again=again)
         files = None if known is None else known.files
-        scan = _scan(folder, checks, files, data.max_bad_share, max_audio_s)
-        content = folder_content(folder, scan, data, allow_shared_media=allow_shared_media)
+        scan = _scan(folder, checks, files, shares.max_bad_share, max_audio_s)
+        content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
         if head.commit is not None:
             _compare(store, head.commit, folder, content, named=bool(name))
         committed = commit_content(

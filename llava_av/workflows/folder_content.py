@@ -1,8 +1,10 @@
 """Content of a checked folder or prefix as its commit would have it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from llava_av.datasets.committing import omissions
 from llava_av.datasets.extraction import left_out_before
@@ -17,29 +19,50 @@ from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.sample_rows import SampleRow
 from llava_av.datasets.split import split_samples
 from llava_av.datasets.uploads import MediaSources, folder_sources, require_free_names, stored_path
-from llava_av.recipe import DataRecipe
 
-__all__ = ["folder_content", "known_folder", "left_out_now", "scanned_sources"]
+__all__ = ["ChosenShares", "Shares", "folder_content", "known_folder", "left_out_now", "scanned_sources"]
+
+
+class Shares(Protocol):
+    """Shares of a folder's samples, from 0 to 1."""
+
+    @property
+    def held_out_share(self) -> float:
+        """Return the share of samples to hold out for evaluation."""
+        ...
+
+    @property
+    def max_bad_share(self) -> float:
+        """Return the maximum share of unusable samples to accept."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenShares:
+    """Shares that a user chose; see `Shares`."""
+
+    held_out_share: float
+    max_bad_share: float
 
 
 def known_folder(
-    cache: FileCache, folder: Path | RemoteFolder, name: str, data: DataRecipe, *, allow_shared_media: bool
+    cache: FileCache, folder: Path | RemoteFolder, name: str, shares: Shares, *, allow_shared_media: bool
 ) -> KnownFolder | None:
     """Return the record of a folder and its last commit; None for a prefix in S3."""
     if isinstance(folder, RemoteFolder):
         return None
-    return KnownFolder(cache, FolderFiles(folder), name, data.held_out_share, allow_shared_media)
+    return KnownFolder(cache, FolderFiles(folder), name, shares.held_out_share, allow_shared_media)
 
 
 def folder_content(
-    folder: Path | RemoteFolder, scan: FolderScan, data: DataRecipe, *, allow_shared_media: bool
+    folder: Path | RemoteFolder, scan: FolderScan, shares: Shares, *, allow_shared_media: bool
 ) -> ContentReader:
     """Return the content of a commit of a folder.
 
     Args:
         folder: The folder or prefix.
         scan: Its samples and files.
-        data: Share to hold out.
+        shares: Share to hold out.
         allow_shared_media: True if held-out samples may share media with training samples.
 
     Raises:
@@ -47,7 +70,7 @@ def folder_content(
         CommitError: A path is not allowed.
     """
     splits = split_samples(
-        scan.rows, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
+        scan.rows, shares.held_out_share, scan.digests, allow_shared_media=allow_shared_media
     )
     files = _files(scan, scan.rows)
     require_free_names(files.keys(), splits)
