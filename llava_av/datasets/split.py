@@ -96,7 +96,7 @@ def split_samples(
 def _files(samples: Iterable[_Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return the paths of each sample's media by their content digests."""
     return {
-        sample.id: {digests.get(path, str(PurePosixPath(path))): path for path in sample.media}
+        sample.id: {digests.get(path) or str(PurePosixPath(path)): path for path in sample.media}
         for sample in samples
     }
 
@@ -112,10 +112,11 @@ def _groups(samples: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) 
         return digest
 
     for own in files.values():
-        first, *others = own or [""]
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            parents[high] = low
+        if len(own) > 1:
+            first, *others = own
+            for other in others:
+                low, high = sorted((root(first), root(other)))
+                parents[high] = low
     members: dict[tuple[str, bool], list[_Sample]] = {}
     for sample in samples:
         digest = next(iter(files.get(sample.id, ())), None)
@@ -128,6 +129,8 @@ def _groups(samples: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) 
 
 def _stated_side(group: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
     """Return the side that a group's samples state; None if they state none."""
+    if len(group) == 1:
+        return group[0].split
     sides = {sample.split for sample in group if sample.split is not None}
     if len(sides) < 2:
         return next(iter(sides), None)

@@ -21,7 +21,7 @@ from llava_av.plurals import count_of
 from llava_av.processes import progress_reporter
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_records import recording
-from llava_av.workflows.folder_content import Shares, folder_content, known_folder, scanned_sources
+from llava_av.workflows.folder_content import Shares, checked_sources, folder_content, known_folder
 
 __all__ = ["DEMO", "commit_folder", "is_demo", "require_own_name"]
 
@@ -91,7 +91,7 @@ def commit_folder(
             store,
             chosen,
             content,
-            scanned_sources(folder, scan, cache),
+            checked_sources(folder, content, cache),
             before_head=recording(
                 store, message=message, author=author, media=scan.facts, pending=scan.pending
             ),

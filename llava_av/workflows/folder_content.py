@@ -20,7 +20,7 @@ from llava_av.datasets.sources.sample_rows import SampleRow
 from llava_av.datasets.split import split_samples
 from llava_av.datasets.uploads import MediaSources, folder_sources, require_free_names, stored_path
 
-__all__ = ["ChosenShares", "Shares", "folder_content", "known_folder", "left_out_now", "scanned_sources"]
+__all__ = ["ChosenShares", "Shares", "checked_sources", "folder_content", "known_folder", "left_out_now"]
 
 
 class Shares(Protocol):
@@ -95,9 +95,9 @@ def left_out_now(folder: Path | RemoteFolder, scan: FolderScan) -> Sequence[Left
     return left_out_before(folder)
 
 
-def scanned_sources(folder: Path | RemoteFolder, scan: FolderScan, cache: FileCache) -> MediaSources:
-    """Return the function that returns the sources of a folder's media files."""
-    digests = {path: row.sha256 for path, row in _files(scan, scan.rows).items()}
+def checked_sources(folder: Path | RemoteFolder, content: ContentReader, cache: FileCache) -> MediaSources:
+    """Return the function that returns the sources of a folder's media files, whose content was checked."""
+    digests = {row.path: row.sha256 for row in content.files}
     if isinstance(folder, RemoteFolder):
         return partial(folder.sources, digests, cache)
     return partial(folder_sources, folder, digests, cache)
