@@ -1,4 +1,7 @@
-"""`python -m tests.killed_ingest …`: an ingest whose last process is killed after it has sent two results."""
+"""`python -m tests.killed_ingest …`: an ingest whose last process is killed after it has sent two results.
+
+With the variable KILL_PARENT, its agent of torchrun is killed with it, as if their machine were lost.
+"""
 
 import os
 import signal
@@ -17,6 +20,8 @@ def main() -> int:
         sender.send()
         sent.append(sender)
         if is_last and len(sent) == 2:
+            if os.environ.get("KILL_PARENT"):
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
     ResultSender.send_if_due = send_and_die  # type: ignore[method-assign]

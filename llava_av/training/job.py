@@ -20,9 +20,9 @@ from llava_av.training.loop import end_terminated
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.recording import count_start
+from llava_av.training.stage_progress import finished_stages, indices_to_train
 from llava_av.training.stage_samples import FitSamples
 from llava_av.training.stage_training import SharedByStages, StageEnd, train_stage
-from llava_av.training.stage_progress import finished_stages, indices_to_train
 
 __all__ = ["train"]
 
