@@ -37,7 +37,7 @@ def base_digest(address: str) -> str:
     if "adapter_config.json" in names:
         raise CheckpointError(
             f"{address} contains an adapter, which cannot be a base model: merge it with `llava-av model "
-            "export --merged`, and name the merged model's folder"
+            "export --merge-adapter`, and name the merged model's folder"
         )
     if _CONFIG not in names:
         raise CheckpointError(f"{address} contains no model (no {_CONFIG}): name a model's folder")

@@ -3,7 +3,7 @@
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,7 @@ _Settings = Annotated[
         help="Set a field of the configuration, such as timestamps=true; may be repeated.",
     ),
 ]
+_Dtype = Literal["float32", "bfloat16", "float16"]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the untrained connectors.")]
 
 
@@ -115,25 +116,48 @@ def export(
         ),
     ],
     target: _Target,
-    merged: Annotated[bool, typer.Option("--merged", help="Merge an adapter into its base model.")] = False,
+    merge_adapter: Annotated[
+        bool, typer.Option("--merge-adapter", help="Merge an adapter into its base model.")
+    ] = False,
+    released: Annotated[
+        bool,
+        typer.Option(
+            "--released",
+            help="Write the format of transformers' own LLaVA classes, which needs no code of llava-av; "
+            "for models without audio.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        _Dtype | None, typer.Option(help="Type of the weights (default: that of the training).")
+    ] = None,
+    license_name: Annotated[
+        str | None,
+        typer.Option("--license", metavar="NAME", help="Licence of the weights for the model card."),
+    ] = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Write a trained model as a Hugging Face folder: a whole model, or an adapter of a base model."""
+    """Write a trained model as a Hugging Face folder, with its model card and lineage.
+
+    transformers loads the folder of a whole model with `trust_remote_code=True` where llava-av is installed.
+    """
     _quiet()
     from llava_av.checkpoints import base_in_store
     from llava_av.cli.session import require_state, session
-    from llava_av.workflows.export_model import export_model, is_remote
+    from llava_av.workflows.export_model import ExportOptions, export_model, is_remote
     from llava_av.workflows.runtime.workspace import Workspace
 
     # The base model of an adapter in a folder is read only to merge both.
-    base = base_in_store(Path(model)) if merged and not is_remote(model) else None
+    base = base_in_store(Path(model)) if merge_adapter and not is_remote(model) else None
     stored = model if is_remote(model) else base
     if stored:
         require_state(output_dir, stored)
     servers = session(output_dir, need_mlflow=model.startswith("models:/"))
     here = Workspace(folder=output_dir.absolute())
     with servers if stored else nullcontext(here) as workspace:
-        kind = export_model(workspace, model, target, merged=merged)
+        options = ExportOptions(
+            merge_adapter=merge_adapter, released=released, dtype=dtype, license=license_name
+        )
+        kind = export_model(workspace, model, target, options)
     print(f"{target}: {kind}")
 
 

@@ -1,10 +1,12 @@
 """MLflow run that mirrors a training run: it receives parameters and each journal row once."""
 
 import contextlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from llava_av.redaction import redact
@@ -20,6 +22,10 @@ _BATCH_METRICS = 500
 """Metrics per request; MLflow accepts at most 1,000."""
 _PAUSE_S, _FINISH_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
+# MLflow's pages of an experiment of this kind show runs and curves, not traces of prompts.
+_OF_TRAININGS = {"mlflow.experimentKind": "custom_model_development"}
+_MAX_DIGEST = 36
+"""Characters of a dataset's digest that MLflow accepts."""
 
 
 def catch_up(request: RunRequest, rows: Sequence[Mapping[str, float]]) -> str:
@@ -59,7 +65,7 @@ def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, floa
 
     now_ms = int(time.time() * 1000)
     with mlflow_client() as client:
-        run_id = _find_or_create(client, run, request.experiment.id if request else _FOREIGN_MODELS)
+        run_id = _find_or_create(client, run, request)
         known = client.get_run(run_id).data.metrics
         rows = [
             Metric(name, value, now_ms, step) for name, value in metrics.items() if known.get(name) != value
@@ -90,7 +96,7 @@ class _Mirror:
         """
         with mlflow_client() as client:
             if self._run_id is None:
-                self._run_id = _find_or_create(client, self._request.run, self._request.experiment.id)
+                self._run_id = _find_or_create(client, self._request.run, self._request)
             run_id = self._run_id
             # Callbacks run in reverse order, each even if another one raises.
             with contextlib.ExitStack() as parts:
@@ -104,6 +110,7 @@ class _Mirror:
     def _describe(self, client: Any, run_id: str) -> None:
         if not self._described:
             _log_parameters(client, run_id, self._request)
+            _log_datasets(client, run_id, self._request)
         self._described = True
 
     def _keep_recipe(self, client: Any, run_id: str) -> None:
@@ -197,14 +204,40 @@ class MlflowFollower:
         self._warned = failure
 
 
-def _find_or_create(client: Any, run: str, experiment: str) -> str:
+def _find_or_create(client: Any, run: str, request: RunRequest | None) -> str:
     """Return the MLflow run with this run's ID; create it if there is none."""
-    experiment_id = _experiment(client, experiment)
+    experiment_id = _experiment(client, request.experiment.id if request else _FOREIGN_MODELS)
     known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
     if known:
         return str(known[0].info.run_id)
-    created = client.create_run(experiment_id, run_name=run, tags={"llava_av.run": run})
+    name = run if request is None else _run_name(request)
+    created = client.create_run(experiment_id, run_name=name, tags={"llava_av.run": run})
     return str(created.info.run_id)
+
+
+def _run_name(request: RunRequest) -> str:
+    """Return a name that people recognise; the tag `llava_av.run` has the run ID."""
+    now = datetime.now(UTC)
+    return f"{request.recipe_name} · seed {request.seed} · {now.day} {now:%b}"
+
+
+def _log_datasets(client: Any, run_id: str, request: RunRequest) -> None:
+    """Log the dataset commits as inputs of the run; MLflow ignores those that it has."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = [
+        DatasetInput(
+            Dataset(
+                name=one.name,
+                digest=one.commit[:_MAX_DIGEST],
+                source_type="s3",
+                source=json.dumps({"uri": f"datasets/{one.name}", "commit": one.commit}),
+            ),
+            tags=[InputTag("mlflow.data.context", "training")],
+        )
+        for one in request.datasets
+    ]
+    client.log_inputs(run_id, datasets=inputs)
 
 
 def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
@@ -238,7 +271,7 @@ def _experiment(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            return str(client.create_experiment(name, tags=_OF_TRAININGS))
         except MlflowException:
             # Another run may have created it in the meantime.
             found = client.get_experiment_by_name(name)

@@ -2,14 +2,14 @@
 
 `__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json, through the
 stages of the recipe. `stage_progress` decides which of them to train and `stages` from which model, and
-`stage_training` trains one, or the whole run if its recipe has no stages. `job_context` opens the run, reads the datasets and
-makes the model, with `fresh_start` if the processes of a node share a fresh one, and `job_media` streams the
-media; `bad_samples` leaves out samples that the model cannot take or that fail to decode, and `sample_sizes`
-holds the sizes of the others. `order` gives the samples of each step. `micro_batches` shares them among the
-processes by the costs that `sample_costs` estimates, in rows that `row_filling` fills, and `loader` collates
-them one step ahead, from clips in the `encoded_cache` that the processes of the `decode_pool` decode some
-steps ahead, from files that the `media_stream` has fetched. `mix` computes the weights and the observed
-shares of several datasets.
+`stage_training` trains one, or the whole run if its recipe has no stages. `job_context` opens the run, reads
+the datasets and makes the model, with `fresh_start` if the processes of a node share a fresh one, and
+`job_media` streams the media; `bad_samples` leaves out samples that the model cannot take or that fail to
+decode, and `sample_sizes` holds the sizes of the others. `order` gives the samples of each step.
+`micro_batches` shares them among the processes by the costs that `sample_costs` estimates, in rows that
+`row_filling` fills, and `loader` collates them one step ahead, from clips in the `encoded_cache` that the
+processes of the `decode_pool` decode some steps ahead, from files that the `media_stream` has fetched. `mix`
+computes the weights and the observed shares of several datasets.
 
 `loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes
 of its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums.

@@ -8,6 +8,7 @@ from torch import Tensor
 from llava_av.checkpoints import AdapterBase
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.adapters import adapted_weights, save_adapter
+from llava_av.model.loading.writing import SHARD_SIZE
 from llava_av.recipe import Recipe
 from llava_av.training.engines import compute_dtype
 
@@ -42,7 +43,7 @@ def write_model_folder(
     weights = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
     base, digest = recipe.model.base, recipe.model.base_digest
     if recipe.model.adapter is None:
-        model.save_pretrained(folder, state_dict=weights)
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
     else:
         assert base is not None, "the recipe of an adapter has a base"
         assert digest is not None, "the digest is set when the run is opened"

@@ -1,21 +1,12 @@
 """Evaluation of a run's checkpoint on the held-out split, with and without each modality."""
 
 import logging
-from collections.abc import Mapping
 
 from llava_av.evaluation.job_request import work_of_run
-from llava_av.runs import (
-    EvaluationResult,
-    GateDecision,
-    KindAccuracy,
-    Run,
-    RunRequest,
-    Scores,
-    TrainingResult,
-)
-from llava_av.runs.evaluation import Accuracy, Interval
+from llava_av.runs import EvaluationResult, GateDecision, Run, RunRequest, Scores, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.tracking.mlflow_run import log_metrics
+from llava_av.vocabulary import HELD_OUT_TASK
 from llava_av.workflows.evaluated_run import read_evaluated_run
 from llava_av.workflows.run_outcomes import settle_again
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
@@ -26,7 +17,6 @@ __all__ = [
     "MODULE",
     "accuracy_metrics",
     "evaluate_step",
-    "evaluation_metrics",
     "log_evaluation",
     "processes_of",
 ]
@@ -73,7 +63,10 @@ def processes_of(target: JobTarget, wanted: int) -> int | None:
 
 
 def log_evaluation(run: Run, task: str, evaluation: EvaluationResult, *, step: int) -> None:
-    """Log the result of a task to MLflow, as metrics such as `daily-omni/accuracy.av.joint`.
+    """Log accuracies and losses of a task to MLflow, as metrics such as `val/daily-omni.accuracy.av.joint`.
+
+    Intervals and kinds stay in the report: MLflow shows each metric as a chart, sorted by name, so that those
+    of `train/` come first.
 
     Args:
         run: The run; one without a request represents a model that was not trained here.
@@ -84,37 +77,21 @@ def log_evaluation(run: Run, task: str, evaluation: EvaluationResult, *, step: i
     Raises:
         MlflowError: MLflow cannot be reached or rejects the request.
     """
-    metrics = {f"{task}/{name}": value for name, value in evaluation_metrics(evaluation).items()}
+    prefix = "val/" if task == HELD_OUT_TASK else f"val/{task}."
+    metrics = {
+        f"{prefix}{name}.{ablation}.{family}": value
+        for name, table in (("accuracy", _values(evaluation)), ("loss", evaluation.loss))
+        for ablation, row in table.items()
+        for family, value in row.items()
+    }
     log_metrics(run.id, run.find(RunRequest), metrics, step=step)
 
 
-def evaluation_metrics(evaluation: EvaluationResult) -> dict[str, float]:
-    """Return accuracies and differences with intervals, unparsed replies, losses and cost, by name."""
-    tables: Mapping[str, Mapping[str, Mapping[str, Interval]]] = {
-        "accuracy": evaluation.accuracy,
-        "kind": evaluation.kinds,
-        "difference": evaluation.differences,
+def _values(evaluation: EvaluationResult) -> dict[str, dict[str, float]]:
+    return {
+        ablation: {family: cell.value for family, cell in row.items()}
+        for ablation, row in evaluation.accuracy.items()
     }
-    metrics: dict[str, float] = {}
-    for name, table in tables.items():
-        for ablation, row in table.items():
-            for key, cell in row.items():
-                metrics |= _cell_metrics(f"{name}.{ablation}.{key}", cell)
-    for modalities, cell in evaluation.modalities.items():
-        metrics |= _cell_metrics(f"modality.{modalities}", cell)
-    for ablation, losses in evaluation.loss.items():
-        metrics |= {f"loss.{ablation}.{family}": loss for family, loss in losses.items()}
-    cost = evaluation.cost.model_dump(exclude={"processes"}, exclude_none=True) if evaluation.cost else {}
-    return metrics | {f"cost.{name}": float(value) for name, value in cost.items()}
-
-
-def _cell_metrics(name: str, cell: Interval) -> dict[str, float]:
-    metrics = {name: cell.value, f"{name}.low": cell.low, f"{name}.high": cell.high}
-    if isinstance(cell, Accuracy):
-        metrics[f"{name}.unparsed"] = float(cell.unparsed)
-    if isinstance(cell, KindAccuracy) and cell.loss is not None:
-        metrics[f"{name}.loss"] = cell.loss
-    return metrics
 
 
 def accuracy_metrics(scores: Scores) -> dict[str, float]:

@@ -41,8 +41,16 @@ def write_model_card(
     )
     run.store.put_sealed(run.path(MODEL_CARD), card.encode())
     uri = run.store.uri(run.path(MODEL_CARD))
-    describe_version(registered.name, registered.version, f"{record.title}. Model card: {uri}", uri)
+    describe_version(registered.name, registered.version, _description(card, uri, registered), uri)
     return card
+
+
+def _description(card: str, uri: str, registered: Registration) -> str:
+    """Return the card as MLflow shows it: where its files are, then its text without the front matter."""
+    _, _, text = card.split("---\n", 2)
+    command = f"llava-av model export models:/{registered.name}/{registered.version} FOLDER"
+    model = f"{registered.lineage.checkpoint.uri}/model/"
+    return f"Model card: {uri}. Hugging Face folder: {model}; `{command}` fetches and verifies it.\n{text}"
 
 
 def read_model_card(store: ObjectStore, uri: str) -> str:

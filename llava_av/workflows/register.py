@@ -28,6 +28,8 @@ _SHORT = 12
 _MLFLOW_URL_VARIABLE = "LLAVA_AV_MLFLOW_URL"
 
 _MLFLOW_START_S = 180.0
+# MLflow's pages show runs and curves then, and otherwise traces of prompts.
+_OF_TRAINING = "?workflowType=machine_learning"
 
 
 @retry_transient
@@ -79,7 +81,7 @@ def links_page(registered: Registration) -> str:
     mlflow = without_password(mlflow).rstrip("/")
     lineage, name, version = registered.lineage, registered.name, registered.version
     rows = {
-        "model version": f"[{name} {version}]({mlflow}/#/models/{name}/versions/{version})",
+        "model version": f"[{name} {version}]({mlflow}/#/models/{name}/versions/{version}{_OF_TRAINING})",
         "curves": _curves_link(mlflow, name, version),
         "run": f"`{registered.run}`",
         "checkpoint": f"`{lineage.checkpoint.uri}`",
@@ -96,7 +98,8 @@ def links_page(registered: Registration) -> str:
 def _curves_link(mlflow: str, name: str, version: str) -> str:
     with mlflow_client() as client:
         info = client.get_run(str(client.get_model_version(name, version).run_id)).info
-    return f"[run {info.run_id}]({mlflow}/#/experiments/{info.experiment_id}/runs/{info.run_id})"
+    page = f"{mlflow}/#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics{_OF_TRAINING}"
+    return f"[{info.run_name}]({page})"
 
 
 def _model_name(recipe: Recipe, dataset_name: str) -> str:

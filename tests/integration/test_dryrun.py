@@ -243,6 +243,14 @@ def test_lineage_card_and_comparison_are_told(quick: QuickRun, store: ObjectStor
     assert (code, front["model-index"][0]["name"]) == (0, "quick")
     assert len(front["model-index"][0]["results"]) == 3
     key = quick.summary["checkpoint"]["uri"].split("/")[-2]
+    exported = quick.folder / "exported"
+    code, told = _called(
+        quick, "model", "export", "models:/quick/1", str(exported), "--license", "apache-2.0"
+    )
+    assert (code, told) == (0, f"{exported}: model\n")
+    written = yaml.safe_load((exported / "README.md").read_text().split("---")[1])
+    assert written == {**front, "license": "apache-2.0"}
+    assert json.loads((exported / "lineage.json").read_text())["run"] == key
     code, compared = _called(quick, "experiment", "compare", key, "dryrun")
     assert code == 1
     assert f"no run of dryrun other than {key} is evaluated" in compared

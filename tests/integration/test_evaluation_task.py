@@ -72,7 +72,7 @@ def test_it_is_done_once_logged_and_compared(
     with mlflow_client() as client:
         experiment = client.get_experiment_by_name("evaluations")
         (run,) = client.search_runs([experiment.experiment_id], "status = 'FINISHED'")
-    assert run.data.metrics["daily-omni/accuracy.av.joint"] == done.accuracy["av"]["joint"].value
+    assert run.data.metrics["val/daily-omni.accuracy.av.joint"] == done.accuracy["av"]["joint"].value
     compared = compare_models_step(named, named, "daily-omni")
     assert (compared.paired.all.n, compared.paired.all.clips, compared.paired.all.p) == (3, 3, 1.0)
     assert compared.paired.all.difference.value == 0.0

@@ -121,11 +121,12 @@ def test_steps_import_nothing_that_the_pipeline_image_lacks() -> None:
         }
     )
     assert "llava_av.workflows.train" in steps
-    # The name None makes an import fail as if the package were not installed.
+    names = ["pipelines.pipeline", "pipelines.components", *steps]
+    # The value None makes an import fail as if the package were not installed.
     program = (
         "import importlib, sys\n"
         f"sys.modules.update(dict.fromkeys({lacking!r}))\n"
-        f"for name in {['pipelines.pipeline', 'pipelines.components', *steps]!r}: importlib.import_module(name)"
+        f"for name in {names!r}: importlib.import_module(name)"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False

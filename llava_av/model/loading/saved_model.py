@@ -45,7 +45,7 @@ def load_saved_model(
     elif (folder / ADAPTER_CONFIG).is_file():
         raise ModelFilesError(
             f"{folder} has an adapter without its base model: merge both with `llava-av model export "
-            "--merged`"
+            "--merge-adapter`"
         )
     else:
         _require_complete(folder)

@@ -120,6 +120,8 @@ def test_metrics_and_parameters_reach_mlflow_when_it_is_available(
     assert run.data.params["dataset_commit"] == job.commit.id
     assert run.data.params["training.global_batch_size"] == "16"
     assert run.info.status == "FINISHED"
+    (logged,) = [one.dataset for one in run.inputs.dataset_inputs]
+    assert (logged.name, logged.digest) == (request.dataset.name, job.commit.id[:36])
     earlier = client.create_run(run.info.experiment_id, tags={"llava_av.run": "earlier"}).info.run_id
     client.log_param(earlier, "training.samples_per_step", 16)
     assert catch_up(request.model_copy(update={"run": "earlier"}), trained.rows) == earlier

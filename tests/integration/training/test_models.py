@@ -13,7 +13,7 @@ from llava_av.model.conversion.importing import import_model
 from llava_av.processes import set_variables
 from llava_av.runs import Run
 from llava_av.training.rebuilding import rebuild_model
-from llava_av.workflows.export_model import export_model
+from llava_av.workflows.export_model import ExportOptions, export_model
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration.training.jobs import Job, Trained, settings
 from tests.llava_samples import write_audio_tower, write_llava
@@ -104,8 +104,8 @@ def test_an_adapter_resumes_exactly_and_is_exported(job: Job, tmp_path: Path) ->
     workspace = Workspace(folder=tmp_path / "out")
     with set_variables(job.environment):
         for name, kind in (("0", "adapter"), ("1", "merged model")):
-            merged = kind == "merged model"
-            assert export_model(workspace, whole.run, tmp_path / name, merged=merged) == kind
+            options = ExportOptions(merge_adapter=kind == "merged model")
+            assert export_model(workspace, whole.run, tmp_path / name, options) == kind
         compare_rebuilt(job, whole, tmp_path)
     joined, processor = load_saved_model(tmp_path / "1")
     adapted, _ = load_saved_model(tmp_path / "0", tmp_path / "model")
