@@ -165,7 +165,8 @@ def two_agents(module: str, arguments: Sequence[str], log: Path) -> Iterator[lis
     """Run a module under two agents of torchrun, which join each other as those of two machines do."""
     rendezvous = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=ingest")
     group = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=0", "--local-addr=127.0.0.1")
-    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, *group, "-m", "--", module, *arguments]
+    torchrun = (sys.executable, "-m", "torch.distributed.run", *rendezvous, *group)
+    command = [*torchrun, "-m", "--", module, *arguments]
     with log.open("wb") as output, contextlib.ExitStack() as stack:
         agents = [
             stack.enter_context(subprocess.Popen(command, stdout=output, stderr=output)) for _ in range(2)
