@@ -9,8 +9,9 @@ groups of several samples can miss by far.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 
@@ -35,13 +36,14 @@ class _Sample(Protocol):
 
 
 _AnySample = TypeVar("_AnySample", bound=_Sample)
+_Files = Callable[[_Sample], Mapping[str, str]]
 
 
 class SplitError(UserError):
     """A dataset that cannot be split without an empty side or shared media."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Group:
     """Samples that must be on the same side."""
 
@@ -84,7 +86,8 @@ def split_samples(
             f"a dataset needs at least 2 usable samples, one to train on and one to hold out, but has "
             f"{len(samples)}: add samples about other media"
         )
-    groups = list(_groups(samples, {} if allow_shared_media else _files(samples, digests or {})))
+    files = _no_files if allow_shared_media else partial(_files, digests or {})
+    groups = list(_groups(samples, files))
     held_out = {name for group in _held_out(groups, held_out_share) for name in group.ids}
     _require_both_sides(samples, groups, held_out)
     return {
@@ -93,15 +96,16 @@ def split_samples(
     }
 
 
-def _files(samples: Iterable[_Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the paths of each sample's media by their content digests."""
-    return {
-        sample.id: {digests.get(path) or str(PurePosixPath(path)): path for path in sample.media}
-        for sample in samples
-    }
+def _files(digests: Mapping[str, str], sample: _Sample) -> dict[str, str]:
+    """Return the paths of a sample's media by their content digests."""
+    return {digests.get(path) or str(PurePosixPath(path)): path for path in sample.media}
 
 
-def _groups(samples: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
+def _no_files(sample: _Sample) -> dict[str, str]:
+    return {}
+
+
+def _groups(samples: Sequence[_Sample], files: _Files) -> Iterator[_Group]:
     """Yield the connected components of samples and files (union-find over content digests)."""
     parents: dict[str, str] = {}
 
@@ -111,15 +115,15 @@ def _groups(samples: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) 
             digest = parents[digest]
         return digest
 
-    for own in files.values():
-        if len(own) > 1:
-            first, *others = own
+    for sample in samples:
+        if len(sample.media) > 1:
+            first, *others = files(sample) or [""]
             for other in others:
                 low, high = sorted((root(first), root(other)))
                 parents[high] = low
     members: dict[tuple[str, bool], list[_Sample]] = {}
     for sample in samples:
-        digest = next(iter(files.get(sample.id, ())), None)
+        digest = next(iter(files(sample)), None)
         key = (sample.id, False) if digest is None else (root(digest), True)
         members.setdefault(key, []).append(sample)
     for (name, _), own_samples in members.items():
@@ -127,7 +131,7 @@ def _groups(samples: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) 
         yield _Group(name=name, ids=tuple(sample.id for sample in own_samples), side=side)
 
 
-def _stated_side(group: Sequence[_Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
+def _stated_side(group: Sequence[_Sample], files: _Files) -> Split | None:
     """Return the side that a group's samples state; None if they state none."""
     if len(group) == 1:
         return group[0].split
@@ -135,11 +139,11 @@ def _stated_side(group: Sequence[_Sample], files: Mapping[str, Mapping[str, str]
     if len(sides) < 2:
         return next(iter(sides), None)
     train = next(sample for sample in group if sample.split == "train")
-    of_train = {digest: sample for sample in group if sample.split == "train" for digest in files[sample.id]}
+    of_train = {digest: sample for sample in group if sample.split == "train" for digest in files(sample)}
     for held in (sample for sample in group if sample.split == "held_out"):
-        shared = next((digest for digest in files[held.id] if digest in of_train), None)
+        shared = next((digest for digest in files(held) if digest in of_train), None)
         if shared is not None:
-            raise _both_sides(of_train[shared], held, files[held.id][shared])
+            raise _both_sides(of_train[shared], held, files(held)[shared])
     held = next(sample for sample in group if sample.split == "held_out")
     raise _both_sides(train, held, "through the media of other samples")
 
