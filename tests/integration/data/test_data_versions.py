@@ -152,3 +152,14 @@ def test_a_rebased_commit_has_the_records_of_both_writers(
     found = data.json("stats", "clips")
     assert (found["counts"]["samples"], found["media"], found["unknown"]) == (5, {"image": 4, "audio": 1}, 0)
     assert data.json("log", "clips")[0]["message"] == "Noon"
+
+
+@pytest.mark.parametrize("command", ["status", "commit"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--held-out-share", "1.5"), ("--held-out-share", "nan"), ("--max-bad-share", "-1")]
+)
+def test_a_share_outside_its_range_is_refused(
+    data: DataCommands, clips: Path, command: str, option: str, value: str
+) -> None:
+    code, output = data.run(command, clips, f"{option}={value}")
+    assert (code, option in output) == (2, True)
