@@ -1,6 +1,7 @@
 """`python -m tests.killed_ingest …`: an ingest whose last process is killed after it has sent two results.
 
-With the variable KILL_PARENT, its agent of torchrun is killed with it, as if their machine were lost.
+With the variable KILL_PARENT, this process is killed, whatever its rank, and with it its agent of torchrun,
+as if their machine were lost.
 """
 
 import os
@@ -14,13 +15,14 @@ from llava_av.workflows.ingest.job import ingest
 
 def main() -> int:
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    lost = bool(os.environ.get("KILL_PARENT"))
     sent = []
 
     def send_and_die(sender: ResultSender) -> None:
         sender.send()
         sent.append(sender)
-        if is_last and len(sent) == 2:
-            if os.environ.get("KILL_PARENT"):
+        if (is_last or lost) and len(sent) == 2:
+            if lost:
                 os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 

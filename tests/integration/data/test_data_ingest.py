@@ -161,18 +161,19 @@ def test_torchrun_starts_the_processes(data: DataCommands, clips: Path) -> None:
 
 
 @contextlib.contextmanager
-def two_agents(module: str, arguments: Sequence[str], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run a module under two agents of torchrun, which join each other as those of two machines do."""
+def two_agents(
+    modules: Sequence[str], arguments: Sequence[str], log: Path
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run a module under each of two agents of torchrun, which join at the first, as on two machines."""
     rendezvous = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=ingest")
     group = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=0", "--local-addr=127.0.0.1")
     torchrun = (sys.executable, "-m", "torch.distributed.run", *rendezvous, *group)
-    command = [*torchrun, "-m", "--", module, *arguments]
     with log.open("wb") as output, contextlib.ExitStack() as stack:
-        agents = [
-            stack.enter_context(subprocess.Popen(command, stdout=output, stderr=output)) for _ in range(2)
-        ]
-        for agent in agents:
-            stack.callback(agent.kill)
+        agents = []
+        for module, is_host in zip(modules, ("true", "false"), strict=True):
+            command = [*torchrun, f"--rdzv-conf=is_host={is_host}", "-m", "--", module, *arguments]
+            agents.append(stack.enter_context(subprocess.Popen(command, stdout=output, stderr=output)))
+            stack.callback(agents[-1].kill)
         yield agents
 
 
@@ -193,13 +194,12 @@ def test_the_others_end_and_continue_after_a_machine_was_lost(
     monkeypatch.setenv(SILENCE_LIMIT_VARIABLE, "5")
     monkeypatch.setenv("KILL_PARENT", "yes")
     log = tmp_path / "lost.log"
-    with two_agents("tests.killed_ingest", spec.arguments, log) as agents:
-        codes = sorted(agent.wait(120) for agent in agents)
-    assert codes == [-signal.SIGKILL, 1], log.read_text()
-    assert "sent no heartbeat for 5 s" in log.read_text() or "does not answer" in log.read_text()
+    with two_agents((spec.module, "tests.killed_ingest"), spec.arguments, log) as agents:
+        assert [agent.wait(120) for agent in agents] == [1, -signal.SIGKILL], log.read_text()
+    assert "sent no heartbeat for 5 s" in log.read_text()
     assert not target.exists("datasets/many/refs/main")
     log = tmp_path / "again.log"
-    with two_agents(spec.module, spec.arguments, log) as agents:
+    with two_agents((spec.module, spec.module), spec.arguments, log) as agents:
         assert [agent.wait(120) for agent in agents] == [0, 0], log.read_text()
     assert "of 2 finds" in log.read_text()
     assert find_commit(target, "many").id == alone.commit
