@@ -1,7 +1,7 @@
 """Documents that users write, such as recipes: found by name or path, and validated with one-line errors."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +17,6 @@ __all__ = [
     "Document",
     "close_name",
     "field_names",
-    "missing_folder_text",
     "parse_json_object",
     "problem_text",
     "read_document",
@@ -47,13 +46,13 @@ class Document:
     """Its file; None if it was given as JSON."""
 
 
-def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]) -> Document:
+def read_document(given: str, *, kind: str, folders: Sequence[Path], error: type[UserError]) -> Document:
     """Read a document without validating its content; see `validate`.
 
     Args:
-        given: Path of a YAML file, name of one in `folder`, or JSON text that starts with a brace.
+        given: Path of a YAML file, name of one in `folders`, or JSON text that starts with a brace.
         kind: Kind of the document for messages, such as `recipe`.
-        folder: Folder of the documents that have names.
+        folders: Folders of the documents that have names; the first with the name counts.
         error: Class of errors to raise.
 
     Raises:
@@ -61,19 +60,12 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
     """
     if given.lstrip().startswith("{"):
         return _from_json(given, f"{kind} in JSON", error)
-    named = folder / f"{given}.yaml"
-    # A name may have a dot, as in `onevision-0.5b`; `isfile` takes any text.
-    is_name = not Path(given).suffix or ("/" not in given and os.path.isfile(named))
-    path = named if is_name else Path(given)
+    path = _path_of(given, folders)
     where = f"{kind} {path}"
     try:
         content = parse_yaml(_text(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        if not folder.is_dir():
-            raise error(
-                f"no {kind} {given!r}: {missing_folder_text(folder)}, or give the path of a file"
-            ) from None
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        known = ", ".join(sorted({file.stem for folder in folders for file in folder.glob("*.yaml")}))
         raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}") from None
     except OSError as problem:
         raise error(f"{where}: cannot be read: {problem.strerror}") from None
@@ -82,6 +74,14 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
     except ValueError:  # a null byte in the name
         raise error(f"no {kind} {given!r}: not a valid file name") from None
     return Document(content=content, where=where, path=path)
+
+
+def _path_of(given: str, folders: Sequence[Path]) -> Path:
+    named = [folder / f"{given}.yaml" for folder in folders]
+    # A name may have a dot, as in `onevision-0.5b`; `isfile` takes any text.
+    existing = next((path for path in named if os.path.isfile(path)), None)
+    is_name = not Path(given).suffix or ("/" not in given and existing is not None)
+    return (existing or named[-1]) if is_name else Path(given)
 
 
 def _text(path: Path) -> str:
@@ -97,11 +97,6 @@ def _from_json(text: str, where: str, error: type[UserError]) -> Document:
         return Document(content=parse_json(text), where=where, path=None)
     except SyntaxProblemError as problem:
         raise error(f"{where}: {problem}") from None
-
-
-def missing_folder_text(folder: Path) -> str:
-    """Return the error message for a missing folder that checkouts and images keep next to the code."""
-    return f"this installation has no folder {folder}: work in a checkout or an image of llava-av"
 
 
 def parse_json_object(text: str, *, what: str) -> dict[str, object]:

@@ -12,6 +12,10 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Messages of libraries that write files natively: safetensors, SQLite, PyTorch's zip writer.
 _DISK_FULL_MESSAGES = ("No space left on device", "disk is full", "PytorchStreamWriter failed writing")
 
+_OWN = ("llava_av", "pipelines")
+_EXTRAS = {"fastapi": "serve", "uvicorn": "serve"}
+"""Extra of `pyproject.toml` with a module, for modules that `local` lacks."""
+
 
 class UserError(Exception):
     """An error whose one-line message names what failed, why, and what to do.
@@ -35,6 +39,11 @@ def explain(error: BaseException) -> str | None:
     """Return the line that tells the user how to fix an error; None if the error is a bug."""
     if isinstance(error, UserError):
         return printable(" ".join(str(error).split()))
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if module and module not in _OWN:
+            extra = _EXTRAS.get(module, "local")
+            return f"the Python module {module} is not installed: pip install 'llava-av[{extra}]'"
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
             where = f" at {cause.filename}" if cause.filename else ""

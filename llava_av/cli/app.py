@@ -12,6 +12,7 @@ from llava_av.cli import (
     dryrun,
     evaluation,
     experiment,
+    init,
     model,
     pipeline,
     recipe,
@@ -29,36 +30,39 @@ from llava_av.workflows.runtime.workspace import quiet_libraries
 
 __all__ = ["app", "main"]
 
+_START, _INPUTS, _STEPS, _MODELS, _PLATFORM = "Start", "Inputs", "Steps of a run", "Models", "Platform"
+
 app = typer.Typer(
     name="llava-av",
     help="Train, evaluate and ship LLaVA-style models that watch video and listen to audio.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(dryrun.dryrun)
-app.add_typer(services.app, name="services")
-app.add_typer(data.app, name="data")
-app.add_typer(model.app, name="model")
-app.add_typer(recipe.app, name="recipe")
-app.command()(steps.open_run)
-app.command()(steps.train)
-app.command()(submit.submit)
-app.command()(steps.register)
-app.command()(steps.evaluate)
-app.add_typer(evaluation.app, name="evaluation")
-app.command()(steps.promote)
-app.command()(registry.rollback)
-app.command()(steps.report)
-app.command()(steps.index)
-app.command()(registry.lineage)
-app.command()(registry.model_card)
-app.command()(registry.reproduce)
-app.add_typer(pipeline.app, name="pipeline")
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(backup.app, name="backup")
-app.command()(chat.chat)
-app.command()(doctor.doctor)
+app.command(rich_help_panel=_START)(init.init)
+app.command(rich_help_panel=_START)(dryrun.dryrun)
+app.command(rich_help_panel=_START)(doctor.doctor)
+app.add_typer(data.app, name="data", rich_help_panel=_INPUTS)
+app.add_typer(recipe.app, name="recipe", rich_help_panel=_INPUTS)
+app.add_typer(experiment.app, name="experiment", rich_help_panel=_INPUTS)
+app.command(rich_help_panel=_STEPS)(steps.open_run)
+app.command(rich_help_panel=_STEPS)(steps.train)
+app.command(rich_help_panel=_STEPS)(submit.submit)
+app.command(rich_help_panel=_STEPS)(steps.register)
+app.command(rich_help_panel=_STEPS)(steps.evaluate)
+app.command(rich_help_panel=_STEPS)(steps.promote)
+app.command(rich_help_panel=_STEPS)(steps.report)
+app.command(rich_help_panel=_STEPS)(steps.index)
+app.add_typer(model.app, name="model", rich_help_panel=_MODELS)
+app.add_typer(evaluation.app, name="evaluation", rich_help_panel=_MODELS)
+app.command(rich_help_panel=_MODELS)(chat.chat)
+app.command(rich_help_panel=_MODELS)(registry.lineage)
+app.command(rich_help_panel=_MODELS)(registry.model_card)
+app.command(rich_help_panel=_MODELS)(registry.rollback)
+app.command(rich_help_panel=_MODELS)(registry.reproduce)
+app.add_typer(services.app, name="services", rich_help_panel=_PLATFORM)
+app.add_typer(pipeline.app, name="pipeline", rich_help_panel=_PLATFORM)
+app.add_typer(backup.app, name="backup", rich_help_panel=_PLATFORM)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,12 @@ _MEMORY_GB = 6.0
 _IMPORT_TIMEOUT_S = 120
 _SERVER_TIMEOUT_S = 10
 _COMMAND_TIMEOUT_S = 30
+_LIST_GPUS = """
+import torch
+for number in range(torch.cuda.device_count()):
+    gpu = torch.cuda.get_device_properties(number)
+    print(f"{gpu.name} with {gpu.total_memory / 1e9:.0f} GB")
+"""
 _SET_UP = "make .venv/made-from, or: pip install 'llava-av[local]'"
 
 
@@ -53,9 +60,11 @@ def examine(folder: Path) -> list[Finding]:
     """Run all checks; `folder` is the output folder of the dry run."""
     checks: list[tuple[str, bool, Callable[[], str]]] = [
         ("Python", True, _python),
-        ("PyAV", True, _pyav),
+        ("PyAV", True, lambda: _installed("av")),
+        ("FFmpeg", True, _ffmpeg),
         ("decord", False, _decord),
         ("torch", True, lambda: _importable("torch", "torchaudio", "transformers", "safetensors")),
+        ("GPU", False, _gpu),
         ("matplotlib", True, lambda: _installed("matplotlib")),
         ("DeepSpeed", False, _deepspeed),
         ("Kubeflow Pipelines", True, lambda: _installed("kfp")),
@@ -82,7 +91,8 @@ def _python() -> str:
     return f"{found} on {platform.platform(terse=True)}"
 
 
-def _pyav() -> str:
+def _ffmpeg() -> str:
+    """Return the version of PyAV's FFmpeg; that of the machine is not used."""
     try:
         import av
     except ImportError as error:
@@ -93,7 +103,7 @@ def _pyav() -> str:
         except ValueError:
             verb = "decode" if mode == "r" else "encode"
             raise _Missing(f"cannot {verb} {codec}", "install PyAV's own wheel: pip install av") from None
-    return f"{av.__version__}, H.264 and AAC"
+    return f"{av.ffmpeg_version_info} of PyAV, with H.264 and AAC"
 
 
 def _decord() -> str:
@@ -131,6 +141,17 @@ def _importable(*modules: str) -> str:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise _Missing(said[-1], _SET_UP)
     return ", ".join(f"{module} {_version(module)}" for module in modules)
+
+
+def _gpu() -> str:
+    """Return the GPUs that PyTorch can use, as a fresh Python process lists them."""
+    done = _completed([sys.executable, "-c", _LIST_GPUS])
+    lines = done.stdout.splitlines() if done is not None and not done.returncode else []
+    if not lines:
+        action = "none needed for the dry run; check the driver with nvidia-smi if this machine has one"
+        raise _Missing("PyTorch finds none", action)
+    counts = Counter(lines)
+    return ", ".join(f"{count} × {name}" for name, count in counts.items())
 
 
 def _installed(*modules: str) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="Write, check, compare and close experiment records.", no_args_is_help=True)
-_Folder = Annotated[Path | None, typer.Option(help="Folder of the records (default: the checkout's).")]
+_Folder = Annotated[Path | None, typer.Option(help="Folder of the records (default: experiments).")]
 
 
 class _Part(StrEnum):
@@ -58,7 +58,8 @@ def new(
 ) -> None:
     """Create a record with its computed changes against the parent, and print its path."""
     from llava_av.experiments.authoring import Draft, new_record, parse_statement
-    from llava_av.experiments.records import experiments_folder, require_records_folder
+    from llava_av.experiments.records import require_records_folder
+    from llava_av.named_files import FileKind, project_folder
 
     draft = Draft(
         id=name,
@@ -71,7 +72,7 @@ def new(
         next_steps=next_steps,
         expected=tuple(parse_statement(text) for text in expect or []),
     )
-    print(new_record(folder or require_records_folder(experiments_folder()), draft))
+    print(new_record(folder or require_records_folder(project_folder(FileKind.EXPERIMENTS)), draft))
 
 
 @app.command()

@@ -209,14 +209,13 @@ def _content(name: str, path: str) -> str:
     """Return the content of a local file in the form that the parameter takes."""
     import json
 
-    from llava_av.documents import read_document
-    from llava_av.launch import ProfileError, profile_folder
+    from llava_av.launch import ProfileError, read_profile
     from llava_av.recipe import load_recipe
 
     if name == "recipe":
         return load_recipe(path).stated_json()
     # Not validated here: other parameters may supply missing fields.
-    found = read_document(path, kind="profile", folder=profile_folder(), error=ProfileError)
+    found = read_profile(path)
     if not isinstance(found.content, dict):
         raise ProfileError(f"{found.where}: must be a mapping of fields; see k8s/profiles/cpu.yaml")
     try:

@@ -31,10 +31,10 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_all() -> None:
-    """List the recipes that come with the code."""
-    from llava_av.recipe import shipped_recipes
+    """List the recipes of the project and of the package."""
+    from llava_av.recipe import named_recipes
 
-    recipes = shipped_recipes()
+    recipes = named_recipes()
     width = max(map(len, recipes), default=0)
     for name, description in recipes.items():
         print(f"{name:<{width}}  {description}".rstrip())

@@ -1,6 +1,5 @@
 """Version of the code, with the Git commit if it is known."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -14,15 +13,15 @@ _SHORT = 12
 
 def version_line() -> str:
     """Return the version such as `llava-av 0.1.0 (git 0123abc, modified)`."""
-    commit = _commit_of(Path(llava_av.__file__).parent.parent) or _image_commit()
+    commit = _commit_of(Path(llava_av.__file__).parent.parent) or _built_commit()
     return f"llava-av {llava_av.__version__}" + (f" (git {commit})" if commit else "")
 
 
-def _image_commit() -> str | None:
-    """Return the commit that an image was built from."""
-    from llava_av.provenance.source_code import COMMIT_VARIABLE, MODIFIED
+def _built_commit() -> str:
+    """Return the commit of an image or an installed package; empty if it is unknown."""
+    from llava_av.provenance.source_code import MODIFIED, built_from
 
-    commit = os.environ.get(COMMIT_VARIABLE, "")
+    commit = built_from() or ""
     return f"{commit[:_SHORT]}, modified" if commit.endswith(MODIFIED) else commit[:_SHORT]
 
 

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -36,7 +36,7 @@ from llava_av.media.encode import write_clip
 from llava_av.processes import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 from llava_av.processes.progress import ProgressCallback
 
-__all__ = ["DemoClip", "demo_blocks", "demo_questions", "make_demo"]
+__all__ = ["DemoClip", "demo_blocks", "demo_questions", "make_demo", "write_demo_clips"]
 
 _MARKER = "demo.json"
 _UNFINISHED = "demo.unfinished.json"
@@ -233,14 +233,14 @@ def _write_clips(root: Path, missing: list[DemoClip], total: int, progress: Prog
 
 def _write_here(root: Path, batches: list[list[DemoClip]]) -> Generator[int, None, None]:
     for batch in batches:
-        yield _write_batch(root, batch)
+        yield write_demo_clips(root, batch)
 
 
 def _write_in_processes(root: Path, batches: list[list[DemoClip]]) -> Generator[int, None, None]:
     """Write batches in processes; threads would wait for each other while drawing and encoding."""
     try:
         with Lifeline() as lifeline, _pool(lifeline) as pool:
-            jobs = [pool.submit(_write_batch, root, batch) for batch in batches]
+            jobs = [pool.submit(write_demo_clips, root, batch) for batch in batches]
             try:
                 for job in as_completed(jobs):
                     yield job.result()
@@ -267,7 +267,8 @@ def _start_worker(lifeline: str) -> None:
     watch_lifeline()
 
 
-def _write_batch(root: Path, clips: list[DemoClip]) -> int:
+def write_demo_clips(root: Path, clips: Sequence[DemoClip]) -> int:
+    """Draw and encode clips into a dataset's folder, and return their number."""
     for clip in clips:
         frames_nhwc, audio = render_scene(clip.scene, clip.noise_seed)
         write_clip(root / clip.path, frames_nhwc, FPS, audio, SAMPLE_RATE_HZ)

@@ -23,6 +23,7 @@ from llava_av.experiments.records import (
     yaml_scalar,
 )
 from llava_av.experiments.template import TEMPLATE, TEMPLATE_WORDS
+from llava_av.named_files import is_installed
 from llava_av.registry.expectations import Expectation
 
 __all__ = ["Draft", "close_record", "new_record", "parse_statement", "refresh_changes"]
@@ -204,6 +205,11 @@ def _with_section(text: str, heading: str, added: str) -> str:
 
 
 def _rewrite(path: Path, change: Callable[[str, ExperimentRecord], str]) -> bool:
+    if is_installed(path):
+        raise ExperimentError(
+            f"experiment record {path} belongs to the installed package: copy it to the folder experiments "
+            "of your project, and change it there"
+        )
     try:
         with locked(path.parent):
             text = path.read_text(encoding="utf-8-sig")

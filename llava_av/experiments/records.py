@@ -32,9 +32,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from llava_av.documents import missing_folder_text, problem_text
+from llava_av.documents import problem_text
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
+from llava_av.named_files import FileKind, default_folder, named_folders, project_folder
 from llava_av.parsing import SyntaxProblemError, parse_yaml
 from llava_av.registry.expectations import Expectation
 
@@ -49,6 +50,7 @@ __all__ = [
     "ExperimentError",
     "ExperimentRecord",
     "experiments_folder",
+    "find_record",
     "list_records",
     "load_record",
     "marked_lines",
@@ -125,8 +127,27 @@ class ExperimentRecord(FrozenModel):
 
 
 def experiments_folder() -> Path:
-    """Return the folder of the records in the checkout."""
-    return Path(__file__).resolve().parent.parent.parent / "experiments"
+    """Return the folder of the project's records; outside of a project, that of the package's."""
+    own = project_folder(FileKind.EXPERIMENTS)
+    return own if own.is_dir() else default_folder(FileKind.EXPERIMENTS)
+
+
+def find_record(id_or_path: str, folder: Path | None = None) -> Path | None:
+    """Return the file of a record; None if it does not exist.
+
+    Args:
+        id_or_path: ID, or a path that ends in `.md`.
+        folder: Folder of the records; the project's, then the package's, if None.
+    """
+    if id_or_path.endswith(".md"):
+        paths = [Path(id_or_path)]
+    else:
+        paths = [place / f"{id_or_path}.md" for place in _folders(folder)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _folders(folder: Path | None) -> tuple[Path, ...]:
+    return named_folders(FileKind.EXPERIMENTS) if folder is None else (folder,)
 
 
 def load_record(
@@ -136,19 +157,16 @@ def load_record(
 
     Args:
         id_or_path: ID, or a path that ends in `.md`.
-        folder: Folder of the records; `experiments_folder()` if None.
+        folder: Folder of the records; the project's, then the package's, if None.
         draft: Accept missing parts.
 
     Raises:
         ExperimentError: The record does not exist, or lacks a part.
     """
-    folder = experiments_folder() if folder is None else folder
-    path = Path(id_or_path) if id_or_path.endswith(".md") else folder / f"{id_or_path}.md"
-    if not path.is_file():
-        if not folder.is_dir():
-            where = f"{missing_folder_text(folder)}, or give the path of a record"
-            raise ExperimentError(f"no experiment record {id_or_path!r}: {where}")
-        known = ", ".join(file.stem for file in record_files(folder)) or "none"
+    path = find_record(id_or_path, folder)
+    if path is None:
+        files = {file.stem for place in _folders(folder) for file in record_files(place)}
+        known = ", ".join(sorted(files)) or "none"
         raise ExperimentError(
             f"no experiment record {id_or_path!r}; create it with `llava-av experiment new`, "
             f"or name one of: {known}"
@@ -246,10 +264,13 @@ def require_records_folder(folder: Path) -> Path:
     """Require that the folder of records exists, and return it.
 
     Raises:
-        ExperimentError: It does not exist, as in an installation without a checkout.
+        ExperimentError: It does not exist.
     """
     if not folder.is_dir():
-        raise ExperimentError(f"no experiment records: {missing_folder_text(folder)}, or give --folder")
+        raise ExperimentError(
+            f"no folder {folder} with experiment records: work in a project, which `llava-av init` creates, "
+            "or give --folder"
+        )
     return folder
 
 

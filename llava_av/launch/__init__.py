@@ -20,7 +20,7 @@ from llava_av.launch.profile import (
     ProfileError,
     is_pinned,
     load_profile,
-    profile_folder,
+    read_profile,
 )
 
 __all__ = [
@@ -42,5 +42,5 @@ __all__ = [
     "is_pinned",
     "load_profile",
     "pipeline_runs_with_jobs",
-    "profile_folder",
+    "read_profile",
 ]

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from llava_av.documents import read_document, validate
+from llava_av.documents import Document, read_document, validate
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
+from llava_av.named_files import FileKind, named_folders
 
 __all__ = [
     "DEFAULT_CREDENTIALS_SECRET",
@@ -19,8 +19,8 @@ __all__ = [
     "Toleration",
     "is_pinned",
     "load_profile",
-    "profile_folder",
     "quantity",
+    "read_profile",
 ]
 
 _SCALES = {
@@ -184,13 +184,8 @@ class JobProfile(FrozenModel):
         return validate(JobProfile, changed, where="profile with overrides", error=ProfileError)
 
 
-def profile_folder() -> Path:
-    """Return the folder of the profiles that come with the code."""
-    return Path(__file__).resolve().parent.parent.parent / "k8s" / "profiles"
-
-
 def load_profile(given: str, overrides: Mapping[str, object] | None = None) -> JobProfile:
-    """Read a profile by path, by name from `profile_folder`, or from JSON text.
+    """Read a profile by path, by name from the project or the package, or from JSON text.
 
     Args:
         given: A name such as `cpu`, the path of a YAML file, or JSON text.
@@ -200,7 +195,7 @@ def load_profile(given: str, overrides: Mapping[str, object] | None = None) -> J
     Raises:
         ProfileError: The profile does not exist, does not parse, or has a field that is not allowed.
     """
-    document = read_document(given, kind="profile", folder=profile_folder(), error=ProfileError)
+    document = read_profile(given)
     content, where = document.content, document.where
     if not isinstance(content, dict):
         raise ProfileError(
@@ -208,6 +203,15 @@ def load_profile(given: str, overrides: Mapping[str, object] | None = None) -> J
         )
     changed = _replaced(content, overrides or {}, where)
     return validate(JobProfile, changed, where=where, error=ProfileError)
+
+
+def read_profile(given: str) -> Document:
+    """Read a profile without validating it; see `load_profile`.
+
+    Raises:
+        ProfileError: The profile does not exist or does not parse.
+    """
+    return read_document(given, kind="profile", folders=named_folders(FileKind.PROFILES), error=ProfileError)
 
 
 def _replaced(data: dict[str, object], overrides: Mapping[str, object], where: str) -> dict[str, object]:

@@ -21,6 +21,7 @@ __all__ = [
     "CodeState",
     "GitLineage",
     "SourceCodeError",
+    "built_from",
     "code_digest",
     "code_state",
     "require_code",
@@ -30,7 +31,9 @@ __all__ = [
 COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
 """Variable with the commit from which an image was built; an image has no checkout."""
 MODIFIED = "-modified"
-"""Suffix that images/build adds to the commit if the code in the image differs from it."""
+"""Suffix of a commit from which the code in an image or a package differs."""
+_COMMIT_FILE = Path(__file__).with_name("commit.txt")
+"""Commit from which a wheel was built, written by setup.py; a checkout has no such file."""
 _CODE_FOLDERS = ("llava_av", "pipelines")
 _PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments", "gates")
 _MAX_UNTRACKED_MIB = 32
@@ -135,8 +138,8 @@ def code_state(root: Path | None = None) -> CodeState:
 
     The patch leads from the commit to the working tree: all tracked files, and the untracked files under
     llava_av, pipelines, recipes, experiments and gates that git does not ignore, at most 32 MiB together. The
-    checkout's index and object store are not changed. Outside of a checkout, `LLAVA_AV_COMMIT` names the
-    commit.
+    checkout's index and object store are not changed. Outside of a checkout, the commit is that of
+    `built_from`.
 
     Args:
         root: Checkout; the folder of the running code if None.
@@ -152,11 +155,11 @@ def code_state(root: Path | None = None) -> CodeState:
 
 def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
     if shutil.which("git") is None:
-        return _image_commit() or _no_commit("git is not installed")
+        return _built_commit() or _no_commit("git is not installed")
     top = _git(root, "rev-parse", "--show-toplevel")
     # An environment inside a user's own repository must not record that repository as this code.
     if top is None or Path(os.fsdecode(top.rstrip(b"\n"))).resolve() != root:
-        return _image_commit() or _no_commit("the code does not run from its own git checkout")
+        return _built_commit() or _no_commit("the code does not run from its own git checkout")
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return _no_commit("the checkout has no commit yet")
@@ -171,23 +174,37 @@ def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
     return git, patch or None
 
 
-def _image_commit() -> tuple[GitLineage, None] | None:
-    """Return the commit from which the image was built; None if it names none.
+def built_from() -> str | None:
+    """Return the commit of an image or an installed package, with `MODIFIED` if its code differs from it.
 
-    An image has no patch, so no commit identifies code that differs from its commit.
+    `LLAVA_AV_COMMIT` names that of an image.
+
+    Raises:
+        SourceCodeError: The variable is not a commit.
     """
     named = os.environ.get(COMMIT_VARIABLE)
-    if not named:
-        return None
-    commit = named.removesuffix(MODIFIED)
-    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+    if named and not re.fullmatch(r"[0-9a-f]{40}", named.removesuffix(MODIFIED)):
         raise SourceCodeError(
             f"{COMMIT_VARIABLE} is '{named}', not a git commit of 40 hex digits; "
             "build the image with images/build, or unset it"
         )
-    if commit != named:
-        return _no_commit(f"the image was built from a checkout that differed from commit {commit}")
-    return GitLineage(commit=commit, dirty=False, patch_sha256=None), None
+    if not named and _COMMIT_FILE.is_file():
+        named = _COMMIT_FILE.read_text(encoding="utf-8").strip()
+    return named or None
+
+
+def _built_commit() -> tuple[GitLineage, None] | None:
+    """Return the commit of an image or an installed package; None if it is unknown.
+
+    Neither has a patch, so no commit identifies code that differs from its commit.
+    """
+    named = built_from()
+    if named is None:
+        return None
+    if named.endswith(MODIFIED):
+        commit = named.removesuffix(MODIFIED)
+        return _no_commit(f"the code was built from a checkout that differed from commit {commit}")
+    return GitLineage(commit=named, dirty=False, patch_sha256=None), None
 
 
 def _no_commit(note: str) -> tuple[GitLineage, None]:

@@ -20,7 +20,7 @@ from llava_av.recipe.model import ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe, PartOptimizer
 from llava_av.recipe.parts import PART_NAMES, PartName
 from llava_av.recipe.recipe import Recipe
-from llava_av.recipe.recipe_reading import load_recipe, recipe_folder, shipped_base, shipped_recipes
+from llava_av.recipe.recipe_reading import load_recipe, named_recipes, shipped_base
 from llava_av.recipe.renaming import (
     ADDED_FIELDS,
     RENAMED_FIELDS,
@@ -57,8 +57,7 @@ __all__ = [
     "current_value",
     "load_recipe",
     "media_differences",
-    "recipe_folder",
+    "named_recipes",
     "shipped_base",
-    "shipped_recipes",
     "with_media_of_base",
 ]

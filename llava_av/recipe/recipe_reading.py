@@ -3,30 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_av.documents import missing_folder_text, read_document, validate
+from llava_av.documents import read_document, validate
+from llava_av.named_files import FileKind, default_folder, named_folders
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import warn_of_earlier_names
 
-__all__ = ["load_recipe", "recipe_folder", "shipped_base", "shipped_recipes"]
+__all__ = ["load_recipe", "named_recipes", "shipped_base"]
 
 
-def recipe_folder() -> Path:
-    """Return the folder of the recipes that come with the code."""
-    return Path(__file__).resolve().parents[2] / "recipes"
-
-
-def shipped_recipes() -> dict[str, str]:
-    """Return the first comment of each recipe that comes with the code, by name.
-
-    Raises:
-        RecipeError: This installation has no recipes.
-    """
-    folder = recipe_folder()
-    if not folder.is_dir():
-        raise RecipeError(missing_folder_text(folder))
-    paths = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
-    return {path.stem: _first_comment(path) for path in paths}
+def named_recipes() -> dict[str, str]:
+    """Return the first comment of each recipe of the project and of the package, by name."""
+    folders = reversed(named_folders(FileKind.RECIPES))
+    paths = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return {name: _first_comment(paths[name]) for name in sorted(paths)}
 
 
 def shipped_base(address: str) -> Path | None:
@@ -35,13 +25,13 @@ def shipped_base(address: str) -> Path | None:
     Args:
         address: As `model.base`.
     """
-    folder = recipe_folder() / "bases" / Path(address).name
+    folder = default_folder(FileKind.RECIPES) / "bases" / Path(address).name
     is_absent = not address.startswith("s3://") and not Path(address).is_dir()
     return folder if is_absent and folder.is_dir() else None
 
 
 def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe by path, by name from the recipes that come with the code, or from JSON text.
+    """Read a recipe by path, by name from the project or the package, or from JSON text.
 
     A recipe may start from another: `base` names it, and `overrides` maps dotted paths to new values. Field
     names of an earlier version are accepted with a warning.
@@ -56,7 +46,8 @@ def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
     """
     if given in above:
         raise RecipeError(f"recipe {given} starts from itself: {' -> '.join([*above, given])}")
-    document = read_document(given, kind="recipe", folder=recipe_folder(), error=RecipeError)
+    folders = named_folders(FileKind.RECIPES)
+    document = read_document(given, kind="recipe", folders=folders, error=RecipeError)
     content = document.content
     if isinstance(content, Mapping):
         if document.path is not None and "base" in content:

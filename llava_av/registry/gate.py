@@ -1,19 +1,19 @@
 """Gates as data: the rules for an alias, decided here alone, from evaluations alone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
+from llava_av.named_files import FileKind, named_folders
 from llava_av.registry.baselines import Baseline
 from llava_av.registry.expectations import Expectation, misspelt
 from llava_av.runs import Check, EvaluationResult, GateDecision, Over
 from llava_av.vocabulary import Ablation, QuestionFamily
 
-__all__ = ["Gate", "GateError", "evaluate_gate", "gate_folder", "load_gate"]
+__all__ = ["Gate", "GateError", "evaluate_gate", "load_gate"]
 
 
 class GateError(UserError):
@@ -41,19 +41,15 @@ class Gate(FrozenModel):
         return family
 
 
-def gate_folder() -> Path:
-    """Return the folder of the gates that come with the code."""
-    return Path(__file__).resolve().parent.parent.parent / "gates"
-
-
 def load_gate(given: str) -> Gate:
-    """Read a gate by path, by name from the gates that come with the code, or from JSON text.
+    """Read a gate by path, by name from the project or the package, or from JSON text.
 
     Raises:
         GateError: The gate does not exist, its YAML does not parse, a rule has an unknown metric, or its name
             is not that of its file.
     """
-    document = read_document(given, kind="gate", folder=gate_folder(), error=GateError)
+    folders = named_folders(FileKind.GATES)
+    document = read_document(given, kind="gate", folders=folders, error=GateError)
     gate = validate(Gate, document.content, where=document.where, error=GateError)
     if document.path is not None and document.path.stem != gate.name:
         raise GateError(f"{document.where}: name: {gate.name!r} is not the name of the file")

@@ -3,24 +3,19 @@
 import contextlib
 import json
 import logging
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llava_av.redaction import redact
-from llava_av.runs import RunRequest, named_datasets
+from llava_av.runs import RunRequest
 from llava_av.tracking.connection import mlflow_client
-from llava_av.tracking.journal import Journal
+from llava_av.tracking.description import run_name, run_parameters
 
-__all__ = ["MlflowFollower", "catch_up", "log_metrics"]
+__all__ = ["MlflowTracker", "catch_up", "log_metrics"]
 
 _LOG = logging.getLogger(__name__)
-_BATCH_ROWS = 50
 _BATCH_METRICS = 500
 """Metrics per request; MLflow accepts at most 1,000."""
-_PAUSE_S, _FINISH_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
 # MLflow's pages of an experiment of this kind show runs and curves, not traces of prompts.
 _OF_TRAININGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -41,8 +36,7 @@ def catch_up(request: RunRequest, rows: Sequence[Mapping[str, float]]) -> str:
     Raises:
         MlflowError: MLflow is not reachable or refuses a request.
     """
-    mirror = _Mirror(request)
-    return mirror.log([rows], ended="FINISHED")
+    return MlflowTracker(request).log([rows], ended="FINISHED")
 
 
 def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, float], *, step: int) -> str:
@@ -77,8 +71,11 @@ def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, floa
     return run_id
 
 
-class _Mirror:
-    """Part of one run that MLflow is known to have."""
+class MlflowTracker:
+    """MLflow run of a training, and the part of it that MLflow is known to have."""
+
+    NAME = "MLflow"
+    REMEDY = "`llava-av register` logs the missing metrics"
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request
@@ -146,79 +143,15 @@ def _metrics(rows: Sequence[Mapping[str, float]]) -> list[Any]:
     ]
 
 
-class MlflowFollower:
-    """Mirrors a journal from a thread; errors of MLflow never reach the training."""
-
-    def __init__(self, request: RunRequest, journal: Journal) -> None:
-        self._mirror = _Mirror(request)
-        self._journal = journal
-        self._warned = ""
-        self._offset = 0
-        """Bytes of the journal that MLflow has."""
-        self._ended = ""
-        self._run_id: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def finish(self, *, failed: bool = False) -> str | None:
-        """Log the remaining rows and return MLflow's ID of the run; None if MLflow has to catch up later."""
-        self._ended = "FAILED" if failed else "FINISHED"
-        self._stop.set()
-        self._thread.join(_FINISH_S)
-        if self._thread.is_alive():
-            self._warn(f"MLflow did not finish within {_FINISH_S:.0f} s")
-        return self._run_id
-
-    def _follow(self) -> None:
-        while not self._stop.wait(_PAUSE_S):
-            failure = self._log_new()
-            if failure and not self._warned:
-                self._warn(failure)
-        failure = self._log_new(ended=self._ended)
-        if failure:
-            self._warn(failure)
-
-    def _log_new(self, *, ended: str = "") -> str:
-        """Log new rows and return the error message, empty on success."""
-        try:
-            run_id = self._mirror.log(self._new_rows(), ended=ended)
-        # Any error: the journal is stored with the run, and `register` reports what still fails.
-        except Exception as error:
-            return " ".join(str(error).split()) or type(error).__name__
-        if ended:
-            self._run_id = run_id
-        return ""
-
-    def _new_rows(self) -> Iterator[Sequence[Mapping[str, float]]]:
-        while True:
-            rows, end = self._journal.rows_from(self._offset, _BATCH_ROWS)
-            if not rows:
-                return
-            yield rows
-            self._offset = end
-
-    def _warn(self, failure: str) -> None:
-        if failure != self._warned:
-            _LOG.warning("%s; training continues, and `llava-av register` logs the missing metrics", failure)
-        self._warned = failure
-
-
 def _find_or_create(client: Any, run: str, request: RunRequest | None) -> str:
     """Return the MLflow run with this run's ID; create it if there is none."""
     experiment_id = _experiment(client, request.experiment.id if request else _FOREIGN_MODELS)
     known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
     if known:
         return str(known[0].info.run_id)
-    name = run if request is None else _run_name(request)
+    name = run if request is None else run_name(request)
     created = client.create_run(experiment_id, run_name=name, tags={"llava_av.run": run})
     return str(created.info.run_id)
-
-
-def _run_name(request: RunRequest) -> str:
-    """Return a name that people recognise; the tag `llava_av.run` has the run ID."""
-    now = datetime.now(UTC)
-    return f"{request.recipe_name} · seed {request.seed} · {now.day} {now:%b}"
 
 
 def _log_datasets(client: Any, run_id: str, request: RunRequest) -> None:
@@ -246,23 +179,8 @@ def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
 
     if client.get_run(run_id).data.params:
         return
-    recipe = request.recipe
-    params = {
-        "run": request.run,
-        "recipe_digest": recipe.digest(),
-        "dataset": request.dataset.name,
-        "dataset_commit": request.dataset.commit,
-        **({"datasets": named_datasets(request.datasets)} if request.further_datasets else {}),
-        **_flat(recipe.model_dump(mode="json")),
-    }
-    client.log_batch(run_id, params=[Param(name, redact(str(value))) for name, value in params.items()])
-
-
-def _flat(value: Any, name: str = "") -> dict[str, object]:
-    if not isinstance(value, Mapping):
-        return {name: value}
-    parts = [_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items()]
-    return {key: inner for part in parts for key, inner in part.items()}
+    params = [Param(name, value) for name, value in run_parameters(request).items()]
+    client.log_batch(run_id, params=params)
 
 
 def _experiment(client: Any, name: str) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from llava_av.errors import printable
 from llava_av.plurals import listed
@@ -12,15 +11,14 @@ from llava_av.recipe import StageSpan
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
+from llava_av.tracking.follower import JournalFollower
 from llava_av.tracking.journal import Journal
 from llava_av.tracking.prometheus import TrainingMetrics, serve_metrics
+from llava_av.tracking.trackers import chosen_trackers
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
 from llava_av.training.loss_spikes import SpikeDetector
-
-if TYPE_CHECKING:
-    from llava_av.tracking.mlflow_run import MlflowFollower
 
 __all__ = ["TrackedJournal", "count_start", "track"]
 
@@ -142,7 +140,7 @@ def track(
     exported: TrainingMetrics,
     bad_samples: BadSamples,
 ) -> Iterator[TrackedJournal]:
-    """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises.
+    """Keep the run's journal; rank zero shows it in MLflow and other trackers until the block ends or raises.
 
     All processes call this, and get the samples that failed to decode in earlier jobs of the run.
 
@@ -158,21 +156,23 @@ def track(
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
     progress = ProgressReport(first_step, job.request.recipe.training.steps)
     tracked = TrackedJournal(job.run, journal, spikes, bad_samples, progress, exported)
-    follower = _follower(job, journal) if job.is_rank_zero else None
+    followers = _followers(job, journal) if job.is_rank_zero else []
     failed = True
     try:
         yield tracked
         failed = False
     finally:
-        if follower is not None:
-            tracked.mlflow_run_id = follower.finish(failed=failed)
+        ids = [follower.finish(failed=failed) for follower in followers]
+        tracked.mlflow_run_id = ids[0] if ids else None
 
 
-def _follower(job: JobContext, journal: Journal) -> "MlflowFollower":
+def _followers(job: JobContext, journal: Journal) -> list[JournalFollower]:
+    """Start to follow the journal, first for MLflow."""
     # Only rank zero spends the second of CPU time that this import takes.
-    from llava_av.tracking.mlflow_run import MlflowFollower
+    from llava_av.tracking.mlflow_run import MlflowTracker
 
-    return MlflowFollower(job.request, journal)
+    trackers = [MlflowTracker(job.request), *chosen_trackers(job.request, job.work)]
+    return [JournalFollower(tracker, journal) for tracker in trackers]
 
 
 def _journal(job: JobContext, first_step: int) -> Journal:

@@ -12,8 +12,9 @@ tokens, `pending_media` warns of files that were not decoded, `view_dataset` wri
 commits a source with a job of several processes. In addition, `find_model`, `evaluate_task` and
 `compare_models` evaluate any model on a task; `export_model` writes one as a folder; `version_history`,
 `model_card` and `reproduce` answer questions about a registered version; `index` and `indexed_run` make the
-page over all runs. `estimate/` computes the size of a recipe before it is trained. `runtime/` has what they
-share: the workspace, job targets, retries, the actor and failures.
+page over all runs. `create_project` writes the files of a new project. `estimate/` computes the size of a
+recipe before it is trained. `runtime/` has what they share: the workspace, job targets, retries, the actor
+and failures.
 
 Nothing is imported here: each step needs a few heavy packages of its own.
 """

@@ -10,7 +10,7 @@ import yaml
 
 from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import Commit, read_commit
-from llava_av.experiments.records import experiments_folder
+from llava_av.experiments.records import find_record
 from llava_av.files import write_json, write_whole
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_report
 from llava_av.runs import (
@@ -149,7 +149,7 @@ def _reproduce(workspace: Workspace, request: RunRequest) -> tuple[str, ...]:
     recipe, experiment = request.recipe, request.experiment.id
     file = workspace.folder / "recipe.yaml"
     write_whole(file, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    if not (experiments_folder() / f"{experiment}.md").is_file():
+    if find_record(experiment) is None:
         experiment = short_path(workspace.experiments / f"{experiment}.md")
     options = {
         "--dataset": named_datasets(request.datasets),

@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 from llava_av.errors import UserError
-from llava_av.experiments.records import experiments_folder, record_files
+from llava_av.experiments.records import record_files
+from llava_av.named_files import FileKind, named_folders
 from llava_av.plurals import count_of
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.provenance.code_restoring import restore_code
@@ -160,8 +161,9 @@ def _record(folder: Path, run: Run, version: Registration) -> Path:
     """Write the experiment record with the title of a reproduction: another record gives another run ID."""
     records = folder / "experiments"
     records.mkdir()
-    for file in record_files(experiments_folder()):
-        shutil.copyfile(file, records / file.name)
+    for known in reversed(named_folders(FileKind.EXPERIMENTS)):
+        for file in record_files(known):
+            shutil.copyfile(file, records / file.name)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     title = f'title: "Reproduction of {version.name} version {version.version}, {now}"'
     path = records / f"{run.request().experiment.id}.md"

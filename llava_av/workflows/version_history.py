@@ -1,7 +1,7 @@
 """History of a model version, collected from MLflow and S3."""
 
 from llava_av.datasets.commits import CommitError, read_commit
-from llava_av.experiments.records import ExperimentError, experiments_folder, load_record
+from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version, require_untouched
 from llava_av.report.lineage_tree import NOT_PINNED, ObjectStates, RunHistory, VersionHistory
@@ -114,10 +114,10 @@ def _dataset_parents(store: ObjectStore, dataset: DatasetName) -> list[str]:
 def _experiment_parents(experiment: str) -> list[str]:
     found: list[str] = []
     try:
-        _, record = load_record(experiment, experiments_folder(), draft=True)
+        _, record = load_record(experiment, draft=True)
         while record.parent is not None and record.parent not in found:
             found.append(record.parent)
-            _, record = load_record(record.parent, experiments_folder(), draft=True)
+            _, record = load_record(record.parent, draft=True)
     except ExperimentError:
         pass  # The record is in a user's folder, or belongs to code that is not here.
     return found

@@ -1,14 +1,14 @@
 """Start, options and errors of the command line."""
 
-import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from llava_av import __version__
@@ -22,7 +22,6 @@ from llava_av.launch import load_profile
 from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET
-from tests.commands import ROOT
 
 # Table of one run in a record.
 SEEN = f"""| Run | Date | Seed | Dataset | Code | Expected and observed |
@@ -43,6 +42,30 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     for command in ("dryrun", "services", "data", "train", "register", "evaluate", "promote", "report"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["data"], ["data", "commit"]], ids=" ".join)
+def test_help_has_a_short_name(command: list[str]) -> None:
+    short, long = (CliRunner().invoke(app, [*command, name]) for name in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+
+
+def test_each_command_is_in_a_group_of_the_help() -> None:
+    top = get_command(app)
+    assert isinstance(top, TyperGroup)
+    groups = {command.rich_help_panel for command in top.commands.values()}  # type: ignore[attr-defined]
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert len(groups) == 5
+    for group in groups:
+        assert f"─ {group} ─" in shown
+
+
+def test_shells_complete_commands() -> None:
+    variables = {"_LLAVA_AV_COMPLETE": "complete_bash", "COMP_WORDS": "llava-av do", "COMP_CWORD": "1"}
+    command = [Path(sys.executable).with_name("llava-av")]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["doctor"]
 
 
 def test_help_takes_less_than_a_second_of_processor_time() -> None:
@@ -76,36 +99,23 @@ def test_version_without_a_checkout_tells_the_commit_that_the_image_was_told(
     assert CliRunner().invoke(app, ["--version"]).output == f"llava-av {__version__}{said}\n"
 
 
-_EACH_IN_TURN = """
-import json, sys
-from typer.testing import CliRunner
-from llava_av.cli.app import app
-for arguments in json.loads(sys.argv[1]):
-    print(str(CliRunner().invoke(app, arguments).exception))
-"""
-
-
-def test_an_installation_without_the_checkouts_folders_says_so(tmp_path: Path) -> None:
-    """As from a wheel: the package alone."""
-    shutil.copytree(ROOT / "llava_av", tmp_path / "llava_av", ignore=shutil.ignore_patterns("__pycache__"))
+def test_records_are_created_in_a_project_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     new = ["experiment", "new", "mine", "--title", "Mine"]
-    asked = [["dryrun", "--recipe", "dryrun"], ["experiment", "list"], ["experiment", "show", "dryrun"], new]
-    said = subprocess.run(
-        [sys.executable, "-c", _EACH_IN_TURN, json.dumps(asked)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    recipe, *records = said.stdout.splitlines()
-    has_none = f"this installation has no folder {tmp_path}"
-    where = "work in a checkout or an image of llava-av, or give"
-    assert recipe == f"no recipe 'dryrun': {has_none}/recipes: {where} the path of a file"
-    assert len(records) == 3
-    for line in records:
-        assert f"{has_none}/experiments: {where}" in line
+    with pytest.raises(UserError, match=r"no folder experiments .* work in a project, .* or give --folder"):
+        CliRunner().invoke(app, new, catch_exceptions=False)
     assert not (tmp_path / "experiments").exists()
+    (tmp_path / "experiments").mkdir()
+    assert CliRunner().invoke(app, new, catch_exceptions=False).output == "experiments/mine.md\n"
+    assert "mine" in CliRunner().invoke(app, ["experiment", "list"]).output
+
+
+def test_records_of_the_package_are_found_in_any_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    assert CliRunner().invoke(app, ["experiment", "show", "dryrun", "--part", "dataset"]).output == "demo\n"
 
 
 @pytest.mark.parametrize(

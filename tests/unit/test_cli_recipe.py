@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.model import fresh_model
-from llava_av.recipe import RecipeError, load_recipe, recipe_folder
+from llava_av.named_files import FileKind, default_folder
+from llava_av.recipe import RecipeError, load_recipe
 from tests.model_samples import TEXTS, tiny_model, tiny_recipe
 
 
@@ -22,14 +23,23 @@ def said(*arguments: str) -> str:
 
 def test_each_shipped_recipe_is_one_line_with_its_purpose() -> None:
     lines = said("list").splitlines()
-    assert [line.split()[0] for line in lines] == sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+    assert [line.split()[0] for line in lines] == sorted(
+        path.stem for path in default_folder(FileKind.RECIPES).glob("*.yaml")
+    )
     assert all(len(line.split()) > 5 for line in lines)
 
 
-def test_an_installation_without_recipes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_av.recipe.recipe_reading.recipe_folder", lambda: tmp_path / "absent")
-    with pytest.raises(RecipeError, match=f"no folder {tmp_path}/absent"):
-        said("list")
+def test_recipes_of_the_project_are_listed_and_replace_those_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("# My clips.\nbase: quick\noverrides: {seed: 7}\n")
+    (tmp_path / "recipes" / "plain-order.yaml").write_text("# Mine.\nbase: mine\noverrides: {}\n")
+    listed = dict(line.split(maxsplit=1) for line in said("list").splitlines())
+    assert (listed["mine"], listed["plain-order"]) == ("My clips.", "Mine.")
+    assert "dryrun" in listed
+    assert load_recipe("plain-order").seed == load_recipe("mine").seed == 7
 
 
 def test_a_shown_recipe_has_every_default_and_is_a_recipe_with_the_same_digest(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_an_instruction_may_be_a_number(tmp_path: Path) -> None:
 
 
 def test_json_that_is_not_an_array_is_refused(root: Path) -> None:
-    (root / "conversations.json").write_text('[{"id": 1},\n]')
+    (root / "conversations.json").write_text('[{"id": 1}\n1]')
     with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
         read_folder(root)
     (root / "conversations.jsonl").write_text('[\n{"id": 1},\n')

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.datasets.schema import parse_sample
-from llava_av.experiments.records import experiments_folder
+from llava_av.named_files import FileKind, default_folder
 from llava_av.registry.gate import load_gate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -47,7 +47,7 @@ def test_the_experiment_of_the_page_is_complete(folder: Path) -> None:
     (folder / "recipes" / "longer.yaml").write_text("base: dryrun\noverrides: {training.steps: 2200}\n")
     records = folder / "experiments"
     records.mkdir()
-    (records / "dryrun.md").write_text((experiments_folder() / "dryrun.md").read_text())
+    (records / "dryrun.md").write_text((default_folder(FileKind.EXPERIMENTS) / "dryrun.md").read_text())
     new, check = commands("experiments.md", "experiment new longer-training")
     run([*new, "--folder", str(records)])
     assert "2200" in (records / "longer-training.md").read_text()

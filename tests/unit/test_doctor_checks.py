@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import av
 import psutil
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from llava_av.cli import doctor_checks
@@ -13,6 +15,8 @@ from llava_av.cli.doctor_checks import Finding, examine
 NAMES = {
     "Python",
     "PyAV",
+    "FFmpeg",
+    "GPU",
     "decord",
     "torch",
     "matplotlib",
@@ -42,6 +46,9 @@ def test_every_part_is_examined_and_what_lacks_has_an_action(tmp_path: Path) -> 
     assert set(found) == NAMES
     assert all(finding.ok or finding.action for finding in found.values())
     assert found["PyAV"].ok
+    assert found["FFmpeg"].detail.startswith(f"{av.ffmpeg_version_info} of PyAV")
+    assert found["GPU"].ok == (torch.cuda.device_count() > 0)
+    assert not found["GPU"].needed
     assert found["S3"].detail.startswith("embedded SeaweedFS")
 
 

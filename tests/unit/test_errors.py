@@ -1,5 +1,7 @@
 """Lines for users are safe to print, whatever a name contains."""
 
+import importlib
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -46,3 +48,22 @@ def test_errors_of_evil_names_are_one_safe_line(tmp_path: Path) -> None:
 
 def test_characters_to_keep_stay() -> None:
     assert printable("a\n\tb\x1b[2J\u202e", keep="\n\t") == "a\n\tb\\x1b[2J\\u202e"
+
+
+@pytest.mark.parametrize(("module", "extra"), [("absent_module.part", "local"), ("uvicorn", "serve")])
+def test_a_module_that_is_not_installed_is_named_with_its_extra(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError) as absent:
+        importlib.import_module(module)
+    line = explain(absent.value)
+    assert (
+        line == f"the Python module {module.split('.')[0]} is not installed: pip install 'llava-av[{extra}]'"
+    )
+
+
+def test_a_module_of_this_package_that_is_absent_is_a_bug() -> None:
+    with pytest.raises(ModuleNotFoundError) as absent:
+        importlib.import_module("llava_av.absent_module")
+    assert explain(absent.value) is None

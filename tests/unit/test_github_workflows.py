@@ -3,20 +3,27 @@
 import re
 import stat
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from tests.commands import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yml"))}
 DIGEST = "sha256:" + "a" * 64
-# Writing is for what leaves the workflow: an image, a signature, a comment.
-WRITES = {("image", "packages"), ("image", "id-token"), ("run_training", "contents")}
+# Writing is for what leaves the workflow: an image, a package, a signature, a comment.
+WRITES = {
+    ("image", "packages"),
+    ("image", "id-token"),
+    ("publish", "id-token"),
+    ("run_training", "contents"),
+}
 
 
 def steps() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -26,8 +33,8 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, step
 
 
-def test_the_four_are_there() -> None:
-    assert set(WORKFLOWS) == {"ci", "image", "nightly", "run_training"}
+def test_the_five_are_there() -> None:
+    assert set(WORKFLOWS) == {"ci", "image", "nightly", "publish", "run_training"}
 
 
 def test_every_action_is_pinned_by_commit() -> None:
@@ -52,12 +59,22 @@ def test_no_text_of_others_becomes_a_command() -> None:
         assert "${{" not in step.get("run", ""), step
 
 
-def test_the_job_that_may_write_runs_nothing_of_the_repository() -> None:
-    job = WORKFLOWS["run_training"]["jobs"]["comment"]
-    assert not any("checkout" in step.get("uses", "") for step in job["steps"])
+@pytest.mark.parametrize(("workflow", "job"), [("run_training", "comment"), ("publish", "publish")])
+def test_the_job_that_may_write_runs_nothing_of_the_repository(workflow: str, job: str) -> None:
+    steps_of_job = WORKFLOWS[workflow]["jobs"][job]["steps"]
+    assert not any("checkout" in step.get("uses", "") for step in steps_of_job)
 
 
-@pytest.mark.parametrize("command", [".ci/image", ".ci/train", ".ci/run", ".ci/workflows"])
+def test_nights_run_everything_on_each_python() -> None:
+    job = WORKFLOWS["nightly"]["jobs"]["everything"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = job["strategy"]["matrix"]["python"]
+    assert [version in SpecifierSet(project["requires-python"]) for version in versions] == [True] * 3
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make dryrun", "make test", "make test-slow"]
+
+
+@pytest.mark.parametrize("command", [".ci/image", ".ci/train", ".ci/run", ".ci/wheel", ".ci/workflows"])
 def test_commands_are_there_and_parse(command: str) -> None:
     assert (ROOT / command).stat().st_mode & stat.S_IXUSR or command == ".ci/run"
     subprocess.run(["bash", "-n", str(ROOT / command)], check=True)

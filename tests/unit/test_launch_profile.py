@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.launch.profile import JobProfile, ProfileError, load_profile, profile_folder, quantity
+from llava_av.launch.profile import JobProfile, ProfileError, load_profile, quantity
+from llava_av.named_files import FileKind, default_folder
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu-8", "gpu-4x8"])
 def test_profiles_of_the_repository_load(name: str) -> None:
-    assert (profile_folder() / f"{name}.yaml").is_file()
+    assert (default_folder(FileKind.PROFILES) / f"{name}.yaml").is_file()
     assert load_profile(name).image
 
 

@@ -78,7 +78,7 @@ def test_code_that_knows_no_commit_is_refused_where_one_is_asked_for(
 ) -> None:
     shutil.rmtree(checkout / ".git")
     monkeypatch.setenv("LLAVA_AV_COMMIT", f"{'a' * 40}-modified")
-    with pytest.raises(SourceCodeError, match=rf"but runs from unknown \(the image was .* {'a' * 40}\); use"):
+    with pytest.raises(SourceCodeError, match=rf"but runs from unknown \(the code was .* {'a' * 40}\); use"):
         require_commit(code_state(checkout), "a" * 40)
 
 
@@ -208,7 +208,7 @@ def test_an_image_of_modified_code_has_no_commit_and_says_so(
     monkeypatch.setenv(COMMIT_VARIABLE, f"{COMMIT}-modified")
     state = code_state(tmp_path)
     assert (state.git.commit, state.git.dirty, state.patch) == (None, False, None)
-    assert state.git.note == f"the image was built from a checkout that differed from commit {COMMIT}"
+    assert state.git.note == f"the code was built from a checkout that differed from commit {COMMIT}"
 
 
 def test_a_checkout_knows_better_than_the_variable(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from llava_av.recipe import Recipe, RecipeError, load_recipe, recipe_folder
+from llava_av.named_files import FileKind, default_folder
+from llava_av.recipe import Recipe, RecipeError, load_recipe
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in recipe_folder().glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in default_folder(FileKind.RECIPES).glob("*.yaml"))
+)
 def test_recipes_that_come_with_the_code_load(name):
     assert load_recipe(name).name == name
 

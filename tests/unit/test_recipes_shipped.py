@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.launch import load_profile
-from llava_av.recipe import load_recipe, recipe_folder, shipped_recipes
+from llava_av.named_files import FileKind, default_folder
+from llava_av.recipe import load_recipe, named_recipes
 from llava_av.workflows.runtime.job_target import processes_for
 
 GIB = 2**30
@@ -29,7 +30,7 @@ TRAINED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_shipped_recipe_fits_the_profiles_and_has_the_published_size(name: str) -> None:
-    assert name in shipped_recipes()
+    assert name in named_recipes()
     recipe = load_recipe(name)
     assert recipe.name == name
     gpus = processes_for(load_profile("gpu-8"))["training.num_processes"]
@@ -57,7 +58,7 @@ def test_a_shipped_recipe_is_shown_and_names_a_base_whose_config_is_shipped(name
     assert f"digest: {load_recipe(name).digest()}" in done.stdout
     base = load_recipe(name).model.base
     assert base is not None
-    assert (recipe_folder() / "bases" / base.rpartition("/")[2] / "config.json").is_file()
+    assert (default_folder(FileKind.RECIPES) / "bases" / base.rpartition("/")[2] / "config.json").is_file()
 
 
 def test_the_recipes_of_models_with_a_new_audio_tower_align_its_connector_first() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from llava_av.named_files import FileKind, default_folder
 from llava_av.registry.baselines import unpaired_difference
 from llava_av.registry.expectations import Expectation
-from llava_av.registry.gate import GateError, evaluate_gate, gate_folder, load_gate
+from llava_av.registry.gate import GateError, evaluate_gate, load_gate
 from llava_av.runs import GateDecision, Interval
 from tests.artifacts import evaluated
 from tests.gate_samples import cell, champion, evaluation, numbers
@@ -199,7 +200,7 @@ def test_a_task_has_numbers_of_its_own() -> None:
 
 
 def test_the_gates_that_ship_are_read_by_name() -> None:
-    assert [load_gate(path.stem).name for path in sorted(gate_folder().glob("*.yaml"))] == [
+    assert [load_gate(path.stem).name for path in sorted(default_folder(FileKind.GATES).glob("*.yaml"))] == [
         "challenger",
         "champion",
     ]

@@ -103,6 +103,25 @@ def test_the_command_line_starts_without_heavy_imports(arguments: list[str]) -> 
     assert not HEAVY & set(json.loads(result.stdout.splitlines()[-1]))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["recipe", "list"], ["recipe", "show", "quick"], ["experiment", "check", "dryrun"]],
+    ids=" ".join,
+)
+def test_commands_about_documents_need_no_extra(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({HEAVY!r}))\n"
+        "from llava_av.cli import main\n"
+        f"sys.argv = ['llava-av', *{arguments!r}]\n"
+        "main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_steps_import_nothing_that_the_pipeline_image_lacks() -> None:
     installed = locked(ROOT / "requirements/pipeline.txt")
     lacking = sorted(

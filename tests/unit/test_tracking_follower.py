@@ -12,8 +12,9 @@ import pytest
 
 from llava_av.runs import RunRequest
 from llava_av.tracking.connection import MlflowError, mlflow_client
+from llava_av.tracking.follower import JournalFollower
 from llava_av.tracking.journal import Journal
-from llava_av.tracking.mlflow_run import MlflowFollower, catch_up
+from llava_av.tracking.mlflow_run import MlflowTracker, catch_up
 from tests.artifacts import sample
 
 ANSWERS: dict[str, tuple[int, str, bytes]] = {
@@ -93,7 +94,7 @@ def test_a_follower_ends_well_and_warns_once(
 ) -> None:
     server.mode = mode
     with caplog.at_level(logging.WARNING, "llava_av"):
-        assert MlflowFollower(REQUEST, journal).finish() is None
+        assert JournalFollower(MlflowTracker(REQUEST), journal).finish() is None
     (warning,) = [record for record in caplog.records if record.name.startswith("llava_av")]
     assert "training continues" in warning.getMessage()
     assert "\n" not in warning.getMessage()

@@ -76,7 +76,7 @@ def load_task(given: str) -> Task:
         raise TaskError(
             f"task {given} is the evaluation of a run: run `llava-av evaluate RUN` without --task"
         )
-    document = read_document(given, kind="task", folder=_FOLDER, error=TaskError)
+    document = read_document(given, kind="task", folders=(_FOLDER,), error=TaskError)
     task = validate(Task, document.content, where=document.where, error=TaskError)
     if task.name == HELD_OUT.name:
         raise TaskError(f"{document.where}: name {task.name} is reserved: choose another")

@@ -17,8 +17,9 @@ from llava_av.recipe import load_recipe
 from llava_av.runs import Run, RunRequest
 from llava_av.runs.names import METRICS
 from llava_av.services.ports import free_ports
+from llava_av.tracking.follower import JournalFollower
 from llava_av.tracking.journal import Journal
-from llava_av.tracking.mlflow_run import MlflowFollower
+from llava_av.tracking.mlflow_run import MlflowTracker
 from tests.artifacts import sample
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
@@ -136,7 +137,9 @@ def test_a_follower_logs_many_rows_with_many_metrics(mlflow_environment, monkeyp
     journal = Journal(tmp_path / METRICS)
     for step in range(70):
         journal.append({"step": step, "loss": step / 7} | {f"loss/kind/{kind}": 1.0 for kind in range(30)})
-    followed = MlflowFollower(sample(RunRequest).model_copy(update={"run": "followed"}), journal).finish()
+    followed = JournalFollower(
+        MlflowTracker(sample(RunRequest).model_copy(update={"run": "followed"})), journal
+    ).finish()
     assert followed is not None
     history = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_metric_history(followed, "train/loss")
     assert sorted((metric.step, metric.value) for metric in history) == [(n, n / 7) for n in range(70)]

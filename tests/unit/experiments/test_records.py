@@ -93,7 +93,7 @@ def test_a_record_is_found_by_id_or_path(path: Path) -> None:
     assert load_record(str(path)) == (path, record)
     with pytest.raises(ExperimentError, match=r"no experiment record 'tone'.* name one of: tones"):
         load_record("tone", path.parent)
-    with pytest.raises(ExperimentError, match=r"this installation has no folder .*gone"):
+    with pytest.raises(ExperimentError, match=r"no experiment record 'tone'.* name one of: none"):
         load_record("tone", path.parent / "gone")
 
 
