@@ -17,6 +17,7 @@ from llava_av.cli import (
     pipeline,
     recipe,
     registry,
+    serve,
     services,
     steps,
     submit,
@@ -56,6 +57,7 @@ app.command(rich_help_panel=_STEPS)(steps.index)
 app.add_typer(model.app, name="model", rich_help_panel=_MODELS)
 app.add_typer(evaluation.app, name="evaluation", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(chat.chat)
+app.command(rich_help_panel=_MODELS)(serve.serve)
 app.command(rich_help_panel=_MODELS)(registry.lineage)
 app.command(rich_help_panel=_MODELS)(registry.model_card)
 app.command(rich_help_panel=_MODELS)(registry.rollback)

@@ -120,6 +120,11 @@ class DecodePool:
         self.clips_ahead = workers * _PER_WORKER
         """Number of clips that the processes should have been given."""
 
+    @property
+    def is_running(self) -> bool:
+        """Return whether the pool takes samples; all of its processes may have been killed."""
+        return bool(self._pool.active)
+
     def submit(self, sample: Sample | LocatedSample) -> Future[Any]:
         """Start to decode the clip of a sample, for `result`."""
         arguments = (self._decode, sample, self._folder.name)

@@ -1,0 +1,120 @@
+"""`llava-av serve`: answer OpenAI-compatible requests with a trained model."""
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from multiprocessing.util import get_temp_dir
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_av.cli.options import OutputDir, parsed_overrides
+from llava_av.errors import UserError
+from llava_av.processes import handling_signals
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
+
+if TYPE_CHECKING:
+    from llava_av.serving.current_model import CurrentModel
+    from llava_av.serving.limits import ServingLimits
+    from llava_av.serving.model_sources import ModelSource
+
+__all__ = ["serve"]
+
+_LOG = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model: a folder, s3://…, models:/NAME/VERSION, or models:/NAME@ALIAS, which is followed.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any.")] = 8_000,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="File with one API key per line; required to listen beyond this machine."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Override a limit (docs/serving.md); may be repeated."),
+    ] = None,
+    follow_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks of the alias.")] = 10.0,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
+    ] = "auto",
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Serve a trained model to applications, with the API of OpenAI's chat completions.
+
+    SIGINT and SIGTERM let running requests end.
+    """
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise UserError("the packages of the server are not installed: pip install 'llava-av[serve]'")
+    from llava_av.serving.api_keys import read_api_keys
+    from llava_av.serving.http_server import listen
+
+    limits = _limits(limit)
+    keys = None if api_keys is None else read_api_keys(api_keys)
+    if keys is None and host not in _LOOPBACK:
+        raise UserError(f"--host {host} is open to other machines: add --api-keys FILE")
+    with contextlib.closing(listen(host, port)) as listening, _workspace(model, output_dir) as workspace:
+        from llava_av.serving.app import build_app
+        from llava_av.serving.http_server import run_server
+        from llava_av.serving.model_sources import ModelSource
+
+        source = ModelSource(address=model, work=workspace.work, device=device, limits=limits)
+        with _serving(source, follow_s) as current:
+            run_server(build_app(current, limits=limits, keys=keys), listening)
+
+
+def _limits(overrides: list[str] | None) -> "ServingLimits":
+    from llava_av.documents import validate
+    from llava_av.serving.limits import ServingLimits
+
+    return validate(ServingLimits, parsed_overrides(overrides, "--limit"), where="--limit", error=UserError)
+
+
+@contextlib.contextmanager
+def _workspace(model: str, output_dir: Path) -> Iterator[Workspace]:
+    """Start the servers that the model's address needs."""
+    from llava_av.checkpoints import base_in_store
+    from llava_av.cli.session import require_state, session
+
+    remote = model.startswith(("s3://", "models:/"))
+    stored = model if remote else base_in_store(Path(model))
+    if not stored:
+        # the default handler of SIGTERM would leave temporary folders behind
+        with handling_signals(lambda number, _: sys.exit(128 + number), signal.SIGTERM):
+            yield Workspace(folder=output_dir.absolute())
+        return
+    require_state(output_dir, stored)
+    # multiprocessing keeps its folder until the process ends, after the folder of the session is gone
+    get_temp_dir()
+    with session(output_dir, need_mlflow=model.startswith("models:/"), on_signal="stopping …") as workspace:
+        yield workspace
+
+
+@contextlib.contextmanager
+def _serving(source: "ModelSource", follow_s: float) -> Iterator["CurrentModel"]:
+    """Load the model, and follow its alias if it has one."""
+    from llava_av.serving.alias_follower import AliasFollower
+    from llava_av.serving.current_model import CurrentModel
+
+    address = source.present()
+    _LOG.info("loading %s …", address)
+    current = CurrentModel(source.load(address))
+    with contextlib.ExitStack() as stack:
+        stack.callback(current.close)
+        if source.follows_alias:
+            follower = AliasFollower(source, current, address, interval_s=follow_s)
+            stack.callback(follower.close)
+        _LOG.info("model %s is loaded", current.model.identity.fingerprint)
+        yield current

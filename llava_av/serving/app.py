@@ -1,0 +1,96 @@
+"""HTTP application: OpenAI's endpoints, probes and metrics."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import HTTPException
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from llava_av.serving.api_errors import ApiError, error_body
+from llava_av.serving.api_keys import ApiKeys
+from llava_av.serving.chat_endpoint import ChatEndpoint
+from llava_av.serving.current_model import CurrentModel
+from llava_av.serving.gate import Gate
+from llava_av.serving.limits import ServingLimits
+from llava_av.serving.metrics import ServingMetrics
+
+__all__ = ["build_app"]
+
+
+def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        current: Model that answers.
+        limits: Limits of requests.
+        keys: Accepted keys; None to answer loopback hosts without a key.
+    """
+    # pages of the documentation would load scripts from another server
+    app = FastAPI(title="llava-av", docs_url=None, redoc_url=None, openapi_url=None)
+    metrics = ServingMetrics(current)
+    chat = ChatEndpoint(current, limits, metrics)
+    app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
+    _add_models(app, current)
+    _add_probes(app, current, metrics)
+    _add_errors(app)
+    app.add_middleware(Gate, keys=keys, limits=limits, metrics=metrics)
+    return app
+
+
+def _add_models(app: FastAPI, current: CurrentModel) -> None:
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_described(current)]}
+
+    @app.get("/v1/models/{name}")
+    def model(name: str) -> dict[str, Any]:
+        if name != current.model.identity.name:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"model {name!r} does not exist")
+        return _described(current)
+
+
+def _described(current: CurrentModel) -> dict[str, Any]:
+    identity = current.model.identity
+    return {
+        "id": identity.name,
+        "object": "model",
+        "created": current.model.loaded_at,
+        "owned_by": "llava-av",
+        "version": identity.version,
+        "digest": identity.digest,
+        "context": current.model.engine.context,
+    }
+
+
+def _add_probes(app: FastAPI, current: CurrentModel, metrics: ServingMetrics) -> None:
+    @app.get("/healthz")
+    @app.get("/readyz")
+    def alive() -> Response:
+        is_alive = current.model.engine.is_alive()
+        status = HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse({"engine": "alive" if is_alive else "ended"}, status)
+
+    @app.get("/metrics")
+    def scraped() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body(), error.status, error.headers)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def failed(request: Request, error: StarletteHTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        return JSONResponse(error_body(status, str(error.detail)), status, error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        message = "the server failed; its log has the cause: try again"
+        return JSONResponse(error_body(status, message, code="internal_error"), status)

@@ -1,0 +1,86 @@
+"""A reply while it is generated, for one task of the event loop."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from http import HTTPStatus
+
+from llava_av.model import Encoded
+from llava_av.serving.api_errors import ApiError, timed_out
+from llava_av.serving.engine import Engine, Event, Failure, Finish, Piece, Sampling
+from llava_av.serving.metrics import ServingMetrics
+
+__all__ = ["PendingReply"]
+
+
+class PendingReply:
+    """Events of one request of an engine.
+
+    Args:
+        engine: Engine that generates the reply.
+        prompt: Encoded prompt.
+        sampling: Settings of the request.
+        received_s: Time at which the request arrived, of the event loop's clock.
+        limit_s: Seconds from `received_s` within which the reply must end.
+        metrics: Metrics of the server.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Encoded,
+        sampling: Sampling,
+        *,
+        received_s: float,
+        limit_s: float,
+        metrics: ServingMetrics,
+    ) -> None:
+        self.prompt_tokens = len(prompt.input_ids)
+        self._received_s, self._limit_s, self._metrics = received_s, limit_s, metrics
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._engine, self._loop = engine, asyncio.get_running_loop()
+        self._begun_s = time.monotonic()
+        self._number = engine.submit(prompt, sampling, self._deliver)
+
+    def _deliver(self, event: Event) -> None:
+        # the loop may have ended, and with it all who wait
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def cancel(self) -> None:
+        """End the generation, if it has not ended."""
+        self._engine.cancel(self._number)
+
+    async def events(self) -> AsyncIterator[Piece | Finish]:
+        """Yield the pieces of the reply, and its end.
+
+        Raises:
+            ApiError: The reply takes too long, or the engine failed.
+        """
+        is_first = True
+        while True:
+            event = await self._next()
+            if isinstance(event, Failure):
+                raise ApiError(
+                    HTTPStatus.INTERNAL_SERVER_ERROR,
+                    "the model failed to answer; the server's log has the cause: try again",
+                    code="engine_failed",
+                )
+            now_s = self._loop.time()
+            if is_first:
+                self._metrics.first_text(now_s - self._received_s)
+            is_first = False
+            if isinstance(event, Finish):
+                took_s = time.monotonic() - self._begun_s
+                self._metrics.replied(self.prompt_tokens, event.completion_tokens, took_s)
+            yield event
+            if isinstance(event, Finish):
+                return
+
+    async def _next(self) -> Event:
+        try:
+            async with asyncio.timeout_at(self._received_s + self._limit_s):
+                return await self._events.get()
+        except TimeoutError:
+            raise timed_out(self._limit_s) from None

@@ -1,0 +1,204 @@
+"""What the server refuses before a model sees it, through the whole application without a network."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import httpx2
+import pytest
+
+from llava_av.errors import UserError
+from llava_av.serving.api_keys import ApiKeys, read_api_keys
+from llava_av.serving.app import build_app
+from llava_av.serving.current_model import CurrentModel
+from llava_av.serving.limits import ServingLimits
+from llava_av.serving.served_model import ModelIdentity, ServedModel
+from llava_av.serving.slot_engine import SlotEngine
+
+KEY = "0123456789abcdef"
+PATH = "/v1/chat/completions"
+LIMITS = ServingLimits(batch=1, queued=0, body_bytes=4_096, body_s=0.2, decode_workers=1)
+ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def current(parts) -> Iterator[CurrentModel]:
+    model, processor = parts
+    identity = ModelIdentity(name="tiny", version="3", digest="d" * 64)
+    engine = SlotEngine(model, processor, slots=1, context=512)
+    made = CurrentModel(ServedModel(identity, processor, engine, LIMITS))
+    yield made
+    made.close()
+
+
+def call(current: CurrentModel, *calls: dict, keys: ApiKeys | None = None, **limits) -> list[httpx2.Response]:
+    """Return the answers to requests that are sent at once."""
+
+    async def all_calls() -> list[httpx2.Response]:
+        app = build_app(current, limits=LIMITS.model_copy(update=limits), keys=keys)
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await asyncio.gather(
+                *(client.request(**{"method": "POST", "url": PATH, **one}) for one in calls)
+            )
+
+    return asyncio.run(all_calls())
+
+
+def error(response: httpx2.Response) -> tuple[int, str]:
+    found = response.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    return response.status_code, found["code"]
+
+
+@pytest.mark.parametrize(
+    "header", ["", KEY, "Bearer", "Bearer ", f"Bearer {KEY}x", f"Basic {KEY}", "Bearer ü"]
+)
+def test_without_a_valid_key_the_api_is_closed(current, header):
+    [answer] = call(
+        current,
+        {"json": ASKED, "headers": {"Authorization": header.encode()}},
+        keys=ApiKeys(["other" * 4, KEY]),
+    )
+    assert error(answer) == (401, "invalid_api_key")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_valid_key_opens_the_api_under_any_host_and_probes_need_none(current):
+    key = {"Authorization": f"bearer {KEY}", "Host": "models.example.org"}
+    asked, probe, listed = call(
+        current,
+        {"json": ASKED, "headers": key},
+        {"method": "GET", "url": "/readyz"},
+        {"method": "GET", "url": "/v1/models"},
+        keys=ApiKeys([KEY]),
+    )
+    assert (asked.status_code, probe.status_code, listed.status_code) == (200, 200, 401)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("evil.example:80", 403), ("[::1]:80", 200), ("127.0.0.1", 200)]
+)
+def test_without_keys_only_loopback_hosts_are_answered(current, host, status):
+    [answer] = call(current, {"method": "GET", "url": "/v1/models", "headers": {"Host": host}})
+    assert answer.status_code == status
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_length_or_while_it_arrives(current):
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"x" * 1_000
+
+    whole, in_chunks = (call(current, {"content": content})[0] for content in (b"x" * 4_097, chunks()))
+    assert error(whole) == error(in_chunks) == (413, "body_too_large")
+
+
+def test_a_body_that_does_not_arrive_is_refused(current):
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    [answer] = call(current, {"content": stalled()})
+    assert error(answer) == (408, "body_timeout")
+
+
+def test_more_requests_than_batch_and_queue_are_told_to_come_back(current):
+    long = {"json": {**ASKED, "max_tokens": 100}}
+    answers = call(current, *[long] * 4, queued=1)
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert error(refused) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+    # and the places are free again
+    assert call(current, long)[0].status_code == 200
+
+
+def test_a_reply_that_takes_too_long_ends_whole_or_streamed(current):
+    long = {**ASKED, "max_tokens": 400}
+    [whole] = call(current, {"json": long}, request_s=0.05)
+    assert error(whole) == (504, "timeout")
+    [streamed] = call(current, {"json": {**long, "stream": True}}, request_s=0.05)
+    events = [line.removeprefix("data: ") for line in streamed.text.splitlines() if line]
+    assert json.loads(events[-2])["error"]["code"] == "timeout"
+    assert events[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "code", "says"),
+    [
+        (b"{}", "text/plain", 415, "unsupported_content_type", "text/plain"),
+        (b"{", "application/json", 400, "invalid_json", "not JSON"),
+        (b'"\xff"', "application/json", 400, "invalid_json", "not JSON"),
+        (b"[1]", "application/json", 400, "invalid_json", "not a JSON object"),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(current, content, kind, status, code, says):
+    [answer] = call(current, {"content": content, "headers": {"Content-Type": kind}})
+    assert error(answer) == (status, code)
+    assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "says"),
+    [
+        ({"temprature": 1}, "temprature", "did you mean temperature"),
+        ({"n": 2}, "n", "1"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": 513}, "messages", "512"),
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "assistant", "content": "It"}]}, "messages", "must be from user"),
+        ({"messages": [{"role": "user", "content": "a <video> b"}]}, "messages", "'<video>'"),
+        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, "messages", "'<|im_end|>'"),
+        ({"messages": ASKED["messages"] * 65}, "messages", "≤ 64"),
+        ({"messages": [{"role": "user", "content": "x" * 200_001}]}, "messages", "≤ 200,000"),
+        ({"stop": [""]}, "stop", "at least 1"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "sound"}]}]},
+            "messages.0.content.0",
+            "'audio_url'",
+        ),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'user'"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_named(current, change, param, says):
+    [answer] = call(current, {"json": {**ASKED, **change}}, body_bytes=2**20)
+    assert error(answer)[0] == 400
+    found = answer.json()["error"]
+    assert found["type"] == "invalid_request_error"
+    assert found["param"].startswith(param)
+    assert says in found["message"]
+
+
+def test_another_model_and_another_path_do_not_exist(current):
+    model, path = call(
+        current, {"json": {**ASKED, "model": "gpt-5"}}, {"json": ASKED, "url": "/v1/completions"}, queued=1
+    )
+    assert error(model) == (404, "model_not_found")
+    assert "this server has tiny" in model.json()["error"]["message"]
+    assert error(path) == (404, None)
+
+
+def test_an_answer_names_the_model_version_and_digest(current):
+    [answer] = call(current, {"json": ASKED})
+    assert answer.json()["system_fingerprint"] == "tiny/3@dddddddddddd"
+    assert answer.headers["x-model-version"] == "3"
+    assert answer.headers["x-model-digest"] == "d" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("# none\n\n", "no key"), ("short\n", "5 characters"), (None, "cannot be read")]
+)
+def test_a_file_without_good_keys_is_refused(tmp_path, text, says):
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=says):
+        read_api_keys(file)
+
+
+def test_keys_are_lines_of_a_file(tmp_path):
+    (tmp_path / "keys").write_text(f"# of the shop\n{KEY}\r\n\n{'b' * 32}")
+    keys = read_api_keys(tmp_path / "keys")
+    assert keys.accepts(f"Bearer {KEY}")
+    assert keys.accepts(f"Bearer {'b' * 32}")
+    assert not keys.accepts("Bearer # of the shop")
