@@ -10,6 +10,8 @@ file.
 
 `--clips` adds a folder with that many short clips.
 
+`--samples` adds a folder with that many samples about 100 images.
+
 `--rows` adds the manifest of a dataset with that many files whose media do not exist: its ranges are written,
 read again, and compared with those of a dataset in which 10 files differ.
 """
@@ -40,6 +42,7 @@ from llava_av.services.state import StateLock
 from llava_av.storage import ObjectStore
 
 _CHANGED = 10
+_IMAGES = 100
 _MANIFEST = "manifest.json"
 
 
@@ -68,6 +71,16 @@ def write_folder(folder: Path, files: int) -> None:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             _write_image(folder / path, random)
             lines.write(json.dumps({"id": f"{number:07}", "image": path, "conversations": turns}) + "\n")
+
+
+def write_samples(folder: Path, samples: int) -> None:
+    """Write images, and conversations with many samples about each."""
+    write_folder(folder, _IMAGES)
+    file = folder / "conversations.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    with file.open("w") as output:
+        for number in range(samples):
+            output.write(json.dumps(lines[number % _IMAGES] | {"id": f"{number:09}"}) + "\n")
 
 
 def change_folder(folder: Path) -> None:
@@ -215,6 +228,18 @@ def measure_clips(
             yield dvc.add(what.replace("commit", "add and push"))
 
 
+def measure_samples(
+    folder: Path, work: Path, environment: Mapping[str, str], dvc: Dvc | None
+) -> Iterator[Cost]:
+    """Measure commits of a folder with many samples."""
+    data, file = data_command(work, environment), folder / "conversations.jsonl"
+    lines = file.read_text().splitlines()
+    yield data(f"first commit of {len(lines):,} samples", "commit", folder, "--name", "samples")
+    lines[:_CHANGED] = (line.replace("Noise", "Grain") for line in lines[:_CHANGED])
+    file.write_text("\n".join(lines))
+    yield data(f"commit after {_CHANGED} samples changed", "commit", folder, "--name", "samples")
+
+
 def write_rows(store: ObjectStore, rows: int, manifest: Path, *, changed: int = 0) -> None:
     """Write the ranges of a dataset with `rows` files, the first of which are changed."""
     ranges: list[FileRange] = []
@@ -276,6 +301,7 @@ def measure_all(options: argparse.Namespace, work: Path, environment: Mapping[st
     for count, write, measure, name in (
         (options.files, write_folder, measure_folder, "files"),
         (options.clips, write_clips, measure_clips, "clips"),
+        (options.samples, write_samples, measure_samples, "samples"),
     ):
         if count:
             own = work / name
@@ -291,6 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=50_000, help="files of the folder; 0 for none")
     parser.add_argument("--clips", type=int, default=2000, help="clips of the second folder; 0 for none")
+    parser.add_argument("--samples", type=int, default=0, help="samples of the third folder; 0 for none")
     parser.add_argument("--rows", type=int, default=2_000_000, help="files of the manifest; 0 for none")
     parser.add_argument("--dvc", type=Path, default=None, help="program of DVC 3; ours alone without")
     parser.add_argument("--step", default="", help=argparse.SUPPRESS)

@@ -19,7 +19,7 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
 from llava_av.runs import EvaluationResult, Run, TrainingResult
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import commit_demo
+from llava_av.workflows.commit_demo import commit_demo
 from llava_av.workflows.open_run import open_committed_run
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, run_job
 from llava_av.workflows.runtime.workspace import Workspace

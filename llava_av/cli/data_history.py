@@ -26,6 +26,7 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 if TYPE_CHECKING:
     from llava_av.datasets.comparison import Changes, ContentChanges, Counts
     from llava_av.datasets.history import LoggedCommit
+    from llava_av.workflows.dataset_status import FolderStatus
 
 __all__ = ["diff", "log", "status"]
 
@@ -123,38 +124,45 @@ def status(
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Show the changes that a commit of a folder would make, without uploading anything."""
-    from llava_av.recipe import DataRecipe
     from llava_av.workflows.dataset_status import folder_status
+    from llava_av.workflows.folder_content import ChosenShares
 
-    settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
+    shares = ChosenShares(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with stored_data(output_dir, str(folder), progress=True) as store:
         store.ensure_bucket()
         found = folder_status(
             store,
             folder,
             name,
-            settings,
+            shares,
             allow_shared_media=allow_shared_media,
             depth=check,
             again=rehash,
             cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
         )
-    if as_json:
-        print_json(found.to_json())
-        return
-    newest = found.newest
-    print(f"newest commit: {newest.name}@{newest.id}" if newest else f"{found.name} has no commit yet")
-    print("\n".join(_changes_text(found.changes)) if found.changes else "samples and files are unchanged")
-    for bad in found.left_out[:_MOST_NAMES]:
-        print(printable(f"left out: {bad.file}: {bad.reason}"))
-    if len(found.left_out) > _MOST_NAMES:
-        print(f"and {len(found.left_out) - _MOST_NAMES} more left out")
-    for line in pending_text(found.pending, found.name):
-        print(line)
-    if found.refused:
-        print("a commit would be refused: too many samples cannot be used (--max-bad-share)")
+        shown = found.to_json() if as_json else list(_status_text(found))
+    if isinstance(shown, dict):
+        print_json(shown)
     else:
-        print("a commit would be new" if found.commits else "a commit would be unchanged")
+        print("\n".join(shown))
+
+
+def _status_text(found: "FolderStatus") -> Iterator[str]:
+    newest = found.newest
+    yield f"newest commit: {newest.name}@{newest.id}" if newest else f"{found.name} has no commit yet"
+    if found.is_same:
+        yield "samples and files are unchanged"
+    else:
+        yield from _changes_text(found.changes)
+    for bad in found.left_out[:_MOST_NAMES]:
+        yield printable(f"left out: {bad.file}: {bad.reason}")
+    if len(found.left_out) > _MOST_NAMES:
+        yield f"and {len(found.left_out) - _MOST_NAMES} more left out"
+    yield from pending_text(found.pending, found.name)
+    if found.refused:
+        yield "a commit would be refused: too many samples cannot be used (--max-bad-share)"
+    else:
+        yield "a commit would be new" if found.commits else "a commit would be unchanged"
 
 
 def _changes_text(changes: "ContentChanges") -> Iterator[str]:

@@ -31,8 +31,12 @@ __all__ = [
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="NAME (its newest commit), NAME@COMMIT or NAME@TAG.")
 ]
-HeldOutShare = Annotated[float, typer.Option(help="Share of the samples to hold out for evaluation.")]
-MaxBadShare = Annotated[float, typer.Option(help="Maximum share of unusable samples to accept.")]
+HeldOutShare = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the samples to hold out for evaluation.")
+]
+MaxBadShare = Annotated[
+    float, typer.Option(min=0, max=1, help="Maximum share of unusable samples to accept.")
+]
 AllowSharedMedia = Annotated[
     bool,
     typer.Option("--allow-shared-media", help="Allow held-out samples to share media with training samples."),

@@ -25,9 +25,9 @@ from typing import IO
 from llava_av.datasets.commit_files import CommitFile
 from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.ranges import FileRow
-from llava_av.errors import UserError
 from llava_av.files import file_lock
 from llava_av.media.info import MediaError
+from llava_av.processes.variables import count_variable
 from llava_av.storage import file_sha256
 from llava_av.storage.store_errors import local_files
 
@@ -38,7 +38,7 @@ CACHE_VARIABLE = "LLAVA_AV_DATA_CACHE_MB"
 NEVER = 2**31 - 1
 """Step of a use that is not expected."""
 
-_MB = 10**6
+_MB, _MOST_MB = 10**6, 10**9
 _DEFAULT_BYTES = 8 * 10**9
 # A scan of the folder frees more than one blob needs, so that not every download needs one.
 _FREED_SHARE = 0.1
@@ -48,15 +48,12 @@ def cache_bytes(folder: Path) -> int:
     """Return the size in bytes of the cache in a folder, which `CACHE_VARIABLE` sets.
 
     Raises:
-        UserError: The variable is not a whole number of at least 1.
+        UserError: The variable is not a whole number from 1 to 10⁹.
     """
-    text = os.environ.get(CACHE_VARIABLE, "")
-    if not text:
-        space = shutil.disk_usage(folder).free + sum(size for _, size, _, _ in _entries(folder))
-        return min(_DEFAULT_BYTES, space // 2)
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{CACHE_VARIABLE}={text!r} must be a whole number of megabytes, at least 1")
-    return int(text) * _MB
+    if megabytes := count_variable(os.environ, CACHE_VARIABLE, least=1, most=_MOST_MB):
+        return megabytes * _MB
+    space = shutil.disk_usage(folder).free + sum(size for _, size, _, _ in _entries(folder))
+    return min(_DEFAULT_BYTES, space // 2)
 
 
 class BlobCache:

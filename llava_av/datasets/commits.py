@@ -1,18 +1,17 @@
 """Immutable, content-addressed versions of a dataset in the object store.
 
-A commit is written in the order blobs, manifest, commit record, ref, and each object only if it is absent.
-Therefore everything that a ref or a commit ID refers to is complete, even if a writer is killed, and only
-content is sent that the newest commit does not have.
+A commit is written in the order blobs (`committing`), manifest, commit record, ref, and each object only if
+it is absent. Therefore everything that a ref or a commit ID refers to is complete, even if a writer is
+killed, and only content is sent that the newest commit does not have.
 
 The ref is moved by compare-and-swap against the head that the writer saw before it read its files. If another
 writer moved the ref since, the commit fails, unless the caller has chosen to rebase it (`rebase`) or to
 replace the other content.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,7 +22,6 @@ from llava_av.datasets.manifest import (
     CommitRecord,
     FlatManifest,
     Manifest,
-    QuarantinedEntry,
     canonical_json,
     check_name,
     commit_key,
@@ -33,13 +31,10 @@ from llava_av.datasets.manifest import (
     sha256_hex,
 )
 from llava_av.datasets.packs import upload_content
-from llava_av.datasets.reading import ContentReader, content_in_memory, open_content
+from llava_av.datasets.reading import ContentReader, open_content
 from llava_av.datasets.rebase import rebase
-from llava_av.datasets.schema import Sample
 from llava_av.datasets.stored_blobs import StoredBlobs
-from llava_av.datasets.uploads import Source, file_range_sources, media_sources, upload_missing
-from llava_av.datasets.writers import announced
-from llava_av.processes.progress import ProgressCallback
+from llava_av.datasets.uploads import file_range_sources, no_sources, upload_missing
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal
 
@@ -49,7 +44,6 @@ __all__ = [
     "CommitWriter",
     "Head",
     "OnConflict",
-    "commit_dataset",
     "find_commit",
     "find_commits",
     "has_content",
@@ -62,15 +56,6 @@ OnConflict = Literal["fail", "rebase", "force"]
 
 _Parsed = TypeVar("_Parsed")
 _REF_ATTEMPTS = 20
-
-
-class _LeftOut(Protocol):
-    @property
-    def file(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def samples(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,71 +97,8 @@ class Head:
         return None if self.commit is None else self.commit.reader(store)
 
 
-@announced
-def commit_dataset(
-    store: ObjectStore,
-    name: str,
-    root: Path,
-    splits: Mapping[str, Sequence[Sample]],
-    quarantined: Iterable[_LeftOut],
-    *,
-    before_head: Callable[[Commit], None] | None = None,
-    head: Head | None = None,
-    on_conflict: OnConflict = "fail",
-    cache: FileCache | None = None,
-    media: Sequence[Source] | None = None,
-    progress: ProgressCallback | None = None,
-) -> Commit:
-    """Commit samples and the media that they name.
-
-    An equal newest commit is kept. Content that the newest commit has is not sent again, and not looked for:
-    `verification` finds what the store has lost.
-
-    Args:
-        store: Object store to write to.
-        name: Name of the dataset.
-        root: Folder that media paths are relative to.
-        splits: Samples of each split, in any order.
-        quarantined: Samples that were left out; stored in the commit.
-        before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
-        head: Commit that the content is based on; None: the newest one at the time of the call.
-        on_conflict: Reaction to another newest commit than `head` when the ref is moved.
-        cache: Digests of files that need not be read again.
-        media: The media files if they are not in `root`.
-        progress: Called with the number of uploaded files and of files to upload.
-
-    Returns:
-        The new commit, or the newest existing one, marked as `unchanged`.
-
-    Raises:
-        CommitError: A name or path is not allowed, a media file is missing or changes during the commit, or
-            another writer committed meanwhile.
-        StoreError: The object store cannot be used.
-    """
-    check_name(name)
-    head = read_head(store, name) if head is None else head
-    cache = FileCache() if cache is None else cache
-    # Read after the announcement, so no deletion can take what this commit relies on.
-    newest = read_head(store, name, head)
-    sources = media_sources(root, splits, cache) if media is None else media
-    content = content_in_memory(splits, map(Source.row, sources), _left_out(quarantined))
-    sizes: list[int] = []
-    stored = StoredBlobs(store, name)
-    stored.add(content, newest.reader(store))
-    if newest.commit is None or not has_content(store, newest.commit, content):
-        sizes = upload_content(store, content, newest.reader(store), sources, stored, cache, progress)
-    writer = CommitWriter(
-        store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head, stored=stored
-    )
-    return replace(writer.add(content, head), uploaded_files=len(sizes), uploaded_bytes=sum(sizes))
-
-
 def _digest(value: BaseModel) -> str:
     return sha256_hex(canonical_json(value))
-
-
-def _left_out(quarantined: Iterable[_LeftOut]) -> list[QuarantinedEntry]:
-    return [QuarantinedEntry(file=one.file, reason=one.reason, samples=one.samples) for one in quarantined]
 
 
 def read_head(store: ObjectStore, name: str, known: Head | None = None) -> Head:
@@ -255,7 +177,7 @@ class CommitWriter:
         theirs = head.reader(self.store)
         if self.on_conflict == "rebase" and theirs is not None:
             content = rebase(base.reader(self.store), theirs, content)
-            upload_content(self.store, content, theirs, (), self.stored, self.cache)
+            upload_content(self.store, content, theirs, no_sources, self.stored, self.cache)
         self.stored.add(content, base.reader(self.store), theirs)
         return content
 

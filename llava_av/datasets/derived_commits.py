@@ -30,7 +30,7 @@ def commit_derived(
         store: Object store of the content.
         name: Name of the dataset.
         build: Returns the content; called again if another writer commits meanwhile.
-        before_head: As for `commit_dataset`.
+        before_head: As for `committing.commit_content`.
 
     Returns:
         The new commit, or an equal newest one, marked as `unchanged`.

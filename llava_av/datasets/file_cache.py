@@ -3,7 +3,8 @@
 It has two parts. The first maps a file's stamp (path, size, times, inode) to the digest of its content, as
 Git's index does. A stamp is stored only if the file was last changed well before it was read, because a later
 change within the resolution of the file system's clock would leave the stamp as it was. The second maps the
-digest of content to the result of its check (`media_checks`), whatever its name.
+digest of content to the result of its check (`media_checks`), whatever its name. Both are also kept for whole
+blocks of rows (`sources.sample_rows`) and of files (`folder_files`).
 
 The cache is an SQLite file that may be deleted at any time. Each row has a checksum, and a row without the
 right one counts as absent. A file that SQLite cannot use is replaced, and a cache that cannot be written only
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from llava_av import __version__
 from llava_av.media.info import CHECK_VERSION
 from llava_av.storage import file_entity_tag, file_sha256
 
@@ -130,6 +132,22 @@ class FileCache:
     def remember_committed(self, folder: str, stamp: str, commit: str) -> None:
         """Remember the commit that has the content of a folder with a stamp."""
         self._put(f"folder {stamp} {folder}", commit)
+
+    def checked_rows(self, digest: str) -> str | None:
+        """Return the text that `remember_rows` was called with; see `sources.sample_rows`."""
+        return self._get(f"rows {__version__} {digest}")
+
+    def remember_rows(self, digest: str, text: str) -> None:
+        """Remember the checked rows of a text with a digest."""
+        self._put(f"rows {__version__} {digest}", text)
+
+    def checked_files(self, digest: str) -> str | None:
+        """Return the text that `remember_files` was called with; see `folder_files`."""
+        return self._get(check_key("files", digest))
+
+    def remember_files(self, digest: str, text: str) -> None:
+        """Remember the results of files whose names and stamps have a digest."""
+        self._put(check_key("files", digest), text)
 
     def object_digest(self, address: str, entity_tag: str) -> str | None:
         """Return the digest that `remember_digest` was called with for a version of a stored object."""

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from pathlib import PurePosixPath
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -30,6 +30,7 @@ __all__ = [
     "FileRange",
     "FlatManifest",
     "FlatSplit",
+    "LeftOut",
     "Manifest",
     "QuarantinedEntry",
     "Range",
@@ -63,6 +64,25 @@ class FileEntry(FrozenModel):
     """Digest of the content, which names the blob."""
     bytes: int = Field(ge=0)
     """Size of the content."""
+
+
+class LeftOut(Protocol):
+    """A line or media file that was left out."""
+
+    @property
+    def file(self) -> str:
+        """Return the name of the file, or of the line."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Return the reason, on one line."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Return the number of samples left out because of it."""
+        ...
 
 
 class QuarantinedEntry(FrozenModel):

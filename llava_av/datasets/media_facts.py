@@ -10,6 +10,7 @@ properties while those of any of its files are unknown; committing the folder ag
 `pending_checks` decodes pending files.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -120,7 +121,11 @@ def _write(
     if unchecked := [digest for digest in own if digest in pending]:
         # Written first, because a range whose properties are stored is not written again.
         store.put_json(_key(dataset, name, _PENDING), {"pending": unchecked})
-    store.put_json(_key(dataset, name), {digest: vars(facts[digest]) for digest in own if digest in facts})
+    # One line for each file: the encoder is several times as fast as with indented values.
+    lines = [f' "{digest}": {json.dumps(vars(facts[digest]))}' for digest in own if digest in facts]
+    key = _key(dataset, name)
+    text = ",\n".join(lines)
+    store.put_sealed(key, f"{{\n{text}\n}}\n".encode())
 
 
 def _of_parent(store: ObjectStore, commit: Commit) -> dict[str, MediaInfo]:

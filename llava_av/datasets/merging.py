@@ -73,7 +73,7 @@ def write_union(
             first ones. Or a list of samples or files is lost or damaged.
         StoreError: The object store cannot be used.
     """
-    union = _Union([_Source(store, commit, prefix=prefix) for commit in commits])
+    union = _Union([_MergedCommit(store, commit, prefix=prefix) for commit in commits])
     left_out = _Check(union, leave_out_shared=leave_out_shared).run()
     unused = set().union(*left_out.values())
     writer = RangeWriter(store, name)
@@ -95,7 +95,7 @@ def _used_lines(
         yield line
 
 
-class _Source:
+class _MergedCommit:
     """A commit to merge."""
 
     def __init__(self, store: ObjectStore, commit: Commit, *, prefix: bool) -> None:
@@ -139,7 +139,7 @@ class _Source:
 class _Union:
     """Merged rows of all sources, in groups with equal keys."""
 
-    def __init__(self, sources: Sequence[_Source]) -> None:
+    def __init__(self, sources: Sequence[_MergedCommit]) -> None:
         self._sources = sources
         self.splits = tuple(sorted({split for source in sources for split in source.splits}))
         self.titles = listed([source.title for source in sources], _MOST_NAMES)

@@ -13,7 +13,7 @@ from llava_av.datasets.manifest import FileEntry, sha256_hex
 from llava_av.datasets.placements import Place
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.stored_blobs import StoredBlobs
-from llava_av.datasets.uploads import Source, Uploader, missing_sources, upload_missing
+from llava_av.datasets.uploads import MediaSources, Source, Uploader, missing_sources, upload_missing
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectStore, map_parallel
 
@@ -29,7 +29,7 @@ def upload_content(
     store: ObjectStore,
     content: ContentReader,
     newest: ContentReader | None,
-    media: Sequence[Source],
+    media: MediaSources,
     stored: StoredBlobs,
     cache: FileCache,
     progress: ProgressCallback | None = None,
@@ -40,7 +40,7 @@ def upload_content(
         store: Store to write to.
         content: Content to commit.
         newest: Newest commit; None if there is none.
-        media: All media files of `content` in the order of the paths.
+        media: Returns the media files of `content`.
         stored: Media of the newest commit; the places of packed files are added.
         cache: Cache of entity tags and verified blobs.
         progress: Called with the number of files written and of files to write.

@@ -2,14 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.ranges import SampleLine
 from llava_av.datasets.reading import ContentReader
-from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.rows import DatasetError
 
 __all__ = ["Previous", "name_of_folder"]
@@ -25,23 +24,22 @@ class Previous:
     content: ContentReader
     """Its samples and files."""
 
-    def require_related(self, folder: object, samples: Sequence[Sample], media: Collection[str]) -> None:
+    def require_related(self, folder: object, new: ContentReader) -> None:
         """Refuse a folder whose name equals that of an unrelated dataset.
 
         Args:
             folder: Folder to commit.
-            samples: Its samples.
-            media: Content digests of its media.
+            new: Its content.
 
         Raises:
             DatasetError: Folder and commit have no media file and no sample in common.
             CommitError: A list of the commit is lost or damaged.
         """
-        digests = set(media)
+        digests = {row.sha256 for row in new.files}
         if any(row.sha256 in digests for row in self.content.files):
             return
-        lines = {sample.to_json_line().encode() for sample in samples}
-        if any(line.text in lines for _, line in self._lines()):
+        lines = {line.text for split in new.splits for line in new.samples(split)}
+        if any(line.text in lines for split in self.content.splits for line in self.content.samples(split)):
             return
         name = self.commit.name
         raise DatasetError(
@@ -49,15 +47,20 @@ class Previous:
             f"another name, or {name} to replace it ({_NAME_IT})"
         )
 
-    def moved(self, splits: Mapping[str, Sequence[Sample]]) -> Counter[str]:
+    def moved(self, new: ContentReader) -> Counter[str]:
         """Count the samples that changed their split, by their new split; errors as for `require_related`."""
-        now = {sample.id: split for split, samples in splits.items() for sample in samples}
-        return Counter(now[line.id] for before, line in self._lines() if now.get(line.id, before) != before)
+        now = {line.id: split for split, line in _lines(new, self.content)}
+        return Counter(
+            now[line.id] for before, line in _lines(self.content, new) if now.get(line.id, before) != before
+        )
 
-    def _lines(self) -> Iterator[tuple[str, SampleLine]]:
-        for split in self.content.splits:
-            for line in self.content.samples(split):
-                yield split, line
+
+def _lines(own: ContentReader, other: ContentReader) -> Iterator[tuple[str, SampleLine]]:
+    """Yield the split and the line of samples in ranges that the other content does not have."""
+    for split in own.splits:
+        known = other.samples(split).digests if split in other.splits else frozenset()
+        for line in own.samples(split).except_for(known):
+            yield split, line
 
 
 def name_of_folder(folder: Path) -> str:

@@ -42,7 +42,6 @@ _FILES, _SAMPLES = 2048, 1024
 """Mean number of rows of a range: about 200 KB of files."""
 _DIGESTS = re.compile(r"[0-9a-f]{64}( [0-9a-f]{64})*")
 
-_Sample = TypeVar("_Sample")
 _Row = TypeVar("_Row")
 _Range = TypeVar("_Range", bound=Range)
 
@@ -147,13 +146,11 @@ def files_in_memory(rows: Sequence[FileRow]) -> Listing[FileRange, FileRow]:
     return Listing(ranges=ranges, load=lambda one: rows[parts[one.first]])
 
 
-def samples_in_memory(
-    samples: Sequence[_Sample], line: Callable[[_Sample], SampleLine]
-) -> Listing[SampleRange, SampleLine]:
-    """Return the listing of samples that are sorted by ID; `line` returns the row of one."""
-    ranges = tuple(found for found, _ in cut_samples(map(line, samples)))
+def samples_in_memory(lines: Sequence[SampleLine]) -> Listing[SampleRange, SampleLine]:
+    """Return the listing of samples that are sorted by ID."""
+    ranges = tuple(found for found, _ in cut_samples(lines))
     parts = _slices(ranges)
-    return Listing(ranges=ranges, load=lambda one: list(map(line, samples[parts[one.first]])))
+    return Listing(ranges=ranges, load=lambda one: lines[parts[one.first]])
 
 
 def _slices(ranges: Iterable[Range]) -> dict[str, slice]:

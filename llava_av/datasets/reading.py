@@ -4,9 +4,10 @@ A reader gives files and samples as listings, whose rows are loaded range by ran
 by the digests of their ranges first; only ranges that differ are loaded.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import TypeVar
 
 from llava_av.datasets.manifest import (
@@ -28,11 +29,9 @@ from llava_av.datasets.ranges import (
     files_in_memory,
     parse_files,
     parse_samples,
-    sample_line,
     samples_in_memory,
     stored_line,
 )
-from llava_av.datasets.schema import Sample
 from llava_av.storage import ObjectMissing, ObjectStore
 
 __all__ = ["ContentReader", "content_in_memory", "open_content"]
@@ -79,12 +78,13 @@ class ContentReader:
 
 
 def content_in_memory(
-    splits: Mapping[str, Sequence[Sample]], files: Iterable[FileRow], quarantined: Iterable[QuarantinedEntry]
+    splits: Mapping[str, Iterable[SampleLine]],
+    files: Iterable[FileRow],
+    quarantined: Iterable[QuarantinedEntry],
 ) -> ContentReader:
     """Return the reader of content that is not committed, in any order."""
     listings = {
-        split: samples_in_memory(sorted(splits[split], key=lambda sample: sample.id), sample_line)
-        for split in sorted(splits)
+        split: samples_in_memory(sorted(splits[split], key=itemgetter(0))) for split in sorted(splits)
     }
     return ContentReader(
         files=files_in_memory(sorted(files)),
@@ -151,7 +151,8 @@ class _Blobs:
         """Return all samples of a split of an earlier version."""
         content = self._read(manifest.list_of(split).sha256, f"samples of split {split}")
         return self._parsed(
-            f"samples of split {split}", lambda: samples_in_memory(content.splitlines(), stored_line)
+            f"samples of split {split}",
+            lambda: samples_in_memory(list(map(stored_line, content.splitlines()))),
         )
 
     def samples(self, split: str, one: SampleRange) -> list[SampleLine]:

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import TypeVar
 
 from llava_av.datasets.manifest import CommitError, QuarantinedEntry, safe_path
-from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.ranges import FileRow, sample_line
 from llava_av.datasets.reading import ContentReader, content_in_memory
 from llava_av.datasets.schema import Sample, parse_stored
 
@@ -56,7 +56,8 @@ def rebase(base: ContentReader | None, theirs: ContentReader, own: ContentReader
     splits: dict[str, list[Sample]] = {split: [] for split in (*their.splits, *mine.splits)}
     for split, sample in samples.values():
         splits[split].append(sample)
-    return content_in_memory(splits, media.values(), left_out.values())
+    lines = {split: list(map(sample_line, own)) for split, own in splits.items()}
+    return content_in_memory(lines, media.values(), left_out.values())
 
 
 def _read(content: ContentReader | None) -> _Content:

@@ -9,11 +9,13 @@ groups of several samples can miss by far.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
+from typing import Protocol, TypeVar
 
-from llava_av.datasets.schema import Sample, Split
+from llava_av.datasets.schema import Split
 from llava_av.errors import UserError
 
 __all__ = ["Split", "SplitError", "split_samples"]
@@ -24,11 +26,24 @@ _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
 
 
+class _Sample(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def split(self) -> Split | None: ...
+    @property
+    def media(self) -> tuple[str, ...]: ...
+
+
+_AnySample = TypeVar("_AnySample", bound=_Sample)
+_Files = Callable[[_Sample], Mapping[str, str]]
+
+
 class SplitError(UserError):
     """A dataset that cannot be split without an empty side or shared media."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Group:
     """Samples that must be on the same side."""
 
@@ -45,12 +60,12 @@ class _Group:
 
 
 def split_samples(
-    samples: Sequence[Sample],
+    samples: Sequence[_AnySample],
     held_out_share: float,
     digests: Mapping[str, str] | None = None,
     *,
     allow_shared_media: bool = False,
-) -> dict[Split, tuple[Sample, ...]]:
+) -> dict[Split, tuple[_AnySample, ...]]:
     """Hold out samples so that no media file is on both sides.
 
     Args:
@@ -71,7 +86,8 @@ def split_samples(
             f"a dataset needs at least 2 usable samples, one to train on and one to hold out, but has "
             f"{len(samples)}: add samples about other media"
         )
-    groups = list(_groups(samples, {} if allow_shared_media else _files(samples, digests or {})))
+    files = _no_files if allow_shared_media else partial(_files, digests or {})
+    groups = list(_groups(samples, files))
     held_out = {name for group in _held_out(groups, held_out_share) for name in group.ids}
     _require_both_sides(samples, groups, held_out)
     return {
@@ -80,15 +96,16 @@ def split_samples(
     }
 
 
-def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the paths of each sample's media by their content digests."""
-    return {
-        sample.id: {digests.get(path, str(PurePosixPath(path))): path for path in sample.media}
-        for sample in samples
-    }
+def _files(digests: Mapping[str, str], sample: _Sample) -> dict[str, str]:
+    """Return the paths of a sample's media by their content digests."""
+    return {digests.get(path) or str(PurePosixPath(path)): path for path in sample.media}
 
 
-def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
+def _no_files(sample: _Sample) -> dict[str, str]:
+    return {}
+
+
+def _groups(samples: Sequence[_Sample], files: _Files) -> Iterator[_Group]:
     """Yield the connected components of samples and files (union-find over content digests)."""
     parents: dict[str, str] = {}
 
@@ -98,14 +115,15 @@ def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -
             digest = parents[digest]
         return digest
 
-    for own in files.values():
-        first, *others = own or [""]
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            parents[high] = low
-    members: dict[tuple[str, bool], list[Sample]] = {}
     for sample in samples:
-        digest = next(iter(files.get(sample.id, ())), None)
+        if len(sample.media) > 1:
+            first, *others = files(sample) or [""]
+            for other in others:
+                low, high = sorted((root(first), root(other)))
+                parents[high] = low
+    members: dict[tuple[str, bool], list[_Sample]] = {}
+    for sample in samples:
+        digest = next(iter(files(sample)), None)
         key = (sample.id, False) if digest is None else (root(digest), True)
         members.setdefault(key, []).append(sample)
     for (name, _), own_samples in members.items():
@@ -113,22 +131,24 @@ def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -
         yield _Group(name=name, ids=tuple(sample.id for sample in own_samples), side=side)
 
 
-def _stated_side(group: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
+def _stated_side(group: Sequence[_Sample], files: _Files) -> Split | None:
     """Return the side that a group's samples state; None if they state none."""
+    if len(group) == 1:
+        return group[0].split
     sides = {sample.split for sample in group if sample.split is not None}
     if len(sides) < 2:
         return next(iter(sides), None)
     train = next(sample for sample in group if sample.split == "train")
-    of_train = {digest: sample for sample in group if sample.split == "train" for digest in files[sample.id]}
+    of_train = {digest: sample for sample in group if sample.split == "train" for digest in files(sample)}
     for held in (sample for sample in group if sample.split == "held_out"):
-        shared = next((digest for digest in files[held.id] if digest in of_train), None)
+        shared = next((digest for digest in files(held) if digest in of_train), None)
         if shared is not None:
-            raise _both_sides(of_train[shared], held, files[held.id][shared])
+            raise _both_sides(of_train[shared], held, files(held)[shared])
     held = next(sample for sample in group if sample.split == "held_out")
     raise _both_sides(train, held, "through the media of other samples")
 
 
-def _both_sides(train: Sample, held_out: Sample, media: str) -> SplitError:
+def _both_sides(train: _Sample, held_out: _Sample, media: str) -> SplitError:
     return SplitError(
         f"sample {train.id!r} with split train and sample {held_out.id!r} with split held_out share media "
         f"({media}): give both the same split, or {_ALLOW}"
@@ -171,7 +191,7 @@ def _balanced(free: Sequence[_Group], held: set[_Group], wanted: float) -> set[_
     return held
 
 
-def _require_both_sides(samples: Sequence[Sample], groups: Sequence[_Group], held_out: set[str]) -> None:
+def _require_both_sides(samples: Sequence[_Sample], groups: Sequence[_Group], held_out: set[str]) -> None:
     if 0 < len(held_out) < len(samples):
         return
     if len(groups) == 1 and groups[0].side is None:

@@ -7,7 +7,8 @@ read and has its digest. A blob with other content is written again.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,14 +33,19 @@ from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore, StoreError, map_parallel
 
 __all__ = [
+    "MediaSources",
     "Source",
     "Uploader",
     "file_range_sources",
+    "folder_sources",
     "has_digest",
     "media_sources",
     "missing_sources",
     "naming",
+    "no_sources",
     "range_source",
+    "require_free_names",
+    "stored_path",
     "upload_missing",
 ]
 
@@ -79,15 +85,24 @@ class Source:
         return content
 
 
+MediaSources = Callable[[Collection[str]], Sequence[Source]]
+"""Function that returns the sources of media files by their paths, in the order of the paths."""
+
+
+def no_sources(paths: Collection[str]) -> Sequence[Source]:
+    """Return no sources, for content whose media are stored."""
+    return ()
+
+
 def missing_sources(
-    content: ContentReader, newest: ContentReader | None, media: Sequence[Source], stored: StoredBlobs
+    content: ContentReader, newest: ContentReader | None, media: MediaSources, stored: StoredBlobs
 ) -> list[Source]:
     """Return the ranges of samples, and the media, that the newest commit does not have.
 
     Args:
         content: Content to commit.
         newest: Newest commit; None if there is none.
-        media: All media files of `content`.
+        media: Returns the media files of `content`.
         stored: Media of the newest commit.
     """
     found: list[Source] = []
@@ -99,8 +114,7 @@ def missing_sources(
             for one in listing.ranges
             if one.sha256 not in known
         ]
-    paths = _new_paths(content, newest, stored)
-    return found + [source for source in media if source.path in paths]
+    return [*found, *media(_new_paths(content, newest, stored))]
 
 
 def file_range_sources(content: ContentReader, newest: ContentReader | None) -> list[Source]:
@@ -145,11 +159,40 @@ def media_sources(root: Path, splits: Mapping[str, Sequence[Sample]], cache: Fil
     Raises:
         CommitError: A path is not allowed, or a file cannot be read or changes while it is hashed.
     """
-    paths = {_safe_path(sample, path) for own in splits.values() for sample in own for path in sample.media}
-    taken = sorted(paths & set(map(list_path, splits)))
-    if taken:
-        raise CommitError(f"{root / taken[0]} has the name of a split's own file: rename it")
+    paths = {stored_path(one.id, path) for own in splits.values() for one in own for path in one.media}
+    require_free_names(paths, splits)
     return map_parallel(lambda path: _hash_file(root, path, cache), sorted(paths))
+
+
+def require_free_names(paths: AbstractSet[str], splits: Iterable[str]) -> None:
+    """Require that no media file has the name of the list of a split.
+
+    Raises:
+        CommitError: A file has such a name.
+    """
+    if taken := sorted(paths & set(map(list_path, splits))):
+        raise CommitError(f"{taken[0]} has the name of a split's own file: rename it")
+
+
+def folder_sources(
+    root: Path, digests: Mapping[str, str], cache: FileCache, paths: Collection[str]
+) -> list[Source]:
+    """Return the sources of media files of a folder.
+
+    Args:
+        root: The folder.
+        digests: Digests of all its media files by path, when they were checked.
+        cache: Cache of digests.
+        paths: Paths of the files to return.
+
+    Raises:
+        CommitError: A file cannot be read, or changed since it was checked.
+    """
+    sources = map_parallel(lambda path: _hash_file(root, path, cache), sorted(paths))
+    for source in sources:
+        if source.entry.sha256 != digests[source.path]:
+            raise _changed(source.local)
+    return sources
 
 
 def upload_missing(
@@ -170,11 +213,20 @@ def _report(progress: ProgressCallback, start: int, total: int, done: int) -> No
     progress(start + done, total)
 
 
-def _safe_path(sample: Sample, path: str) -> str:
+def stored_path(sample: str, path: str) -> str:
+    """Return the path of a media file in a commit.
+
+    Args:
+        sample: ID of the sample that names the file, for messages.
+        path: Path that the sample gives.
+
+    Raises:
+        CommitError: The path is not allowed.
+    """
     try:
         return safe_path(path)
     except ValueError as error:
-        raise CommitError(f"sample {sample.id} names a file that cannot be stored: {error}") from error
+        raise CommitError(f"sample {sample} names a file that cannot be stored: {error}") from error
 
 
 def _hash_file(root: Path, path: str, cache: FileCache) -> Source:

@@ -48,13 +48,17 @@ def seconds_variable(
     return seconds
 
 
-def count_variable(variables: Mapping[str, str], name: str) -> int:
-    """Return the number in a variable; 0 if it is unset or empty.
+def count_variable(
+    variables: Mapping[str, str], name: str, *, default: int = 0, least: int = 0, most: int = _MOST
+) -> int:
+    """Return the number in a variable; the default if it is unset or empty.
 
     Raises:
-        UserError: The value is not a whole number from 0 to 10000.
+        UserError: The value is not a whole number from `least` to `most`.
     """
-    text = variables.get(name) or "0"
-    if not text.isdecimal() or int(text) > _MOST:
-        raise UserError(f"{name}={text!r} must be a whole number from 0 to {_MOST}")
+    text = variables.get(name)
+    if not text:
+        return default
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise UserError(f"{name}={text!r} must be a whole number from {least} to {most}")
     return int(text)

@@ -1,7 +1,7 @@
 """Preview of a commit: what would change if a folder were committed now, without uploading anything."""
 
-import os
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,15 @@ from llava_av.datasets.comparison import (
     compared_commit,
     no_changes,
 )
-from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
-from llava_av.datasets.manifest import check_name, ref_key, safe_path
+from llava_av.datasets.manifest import check_name, ref_key
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.previous_version import name_of_folder
-from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import content_in_memory
-from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
+from llava_av.datasets.sources.folder import Quarantined, read_folder
 from llava_av.processes import progress_reporter
-from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import known_folder, plain_splits
+from llava_av.workflows.folder_content import Shares, folder_content, known_folder
 
 __all__ = ["FolderStatus", "folder_status"]
 
@@ -39,7 +35,10 @@ class FolderStatus:
     """Name of the dataset."""
     newest: Commit | None
     """Newest commit; None if there is none yet."""
-    changes: ContentChanges
+    compare: Callable[[], ContentChanges]
+    """Returns the differences, which needs the properties of all media."""
+    is_same: bool
+    """True if samples and files are those of the newest commit."""
     left_out: tuple[Quarantined, ...]
     """Lines and files that a commit would leave out."""
     commits: bool
@@ -48,6 +47,11 @@ class FolderStatus:
     """True if a commit would be refused because the share of unusable samples exceeds the limit."""
     pending: int
     """Media files that were not decoded at this depth or before."""
+
+    @functools.cached_property
+    def changes(self) -> ContentChanges:
+        """Differences of samples and files; read when they are first needed."""
+        return self.compare()
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as JSON."""
@@ -66,7 +70,7 @@ def folder_status(
     store: ObjectStore,
     folder: Path,
     name: str,
-    data: DataRecipe,
+    shares: Shares,
     *,
     allow_shared_media: bool = False,
     depth: CheckDepth = "full",
@@ -79,7 +83,7 @@ def folder_status(
         store: Store of the commits.
         folder: The folder.
         name: Name of the dataset; the folder's own if empty.
-        data: Share to hold out, and maximum share of bad samples.
+        shares: Share to hold out, and maximum share of bad samples.
         allow_shared_media: True if held-out samples may share media with training samples.
         depth: Media files to decode.
         again: True to check media again whose results are in the store.
@@ -95,20 +99,23 @@ def folder_status(
     newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
     before = _nothing() if newest is None else compared_commit(store, newest)
     with FileCache(cache_file) as cache:
-        known = known_folder(cache, folder, chosen, data, allow_shared_media=allow_shared_media)
+        known = known_folder(cache, folder, chosen, shares, allow_shared_media=allow_shared_media)
         if newest is not None and known is not None and known.commit == newest.id and not again:
             return _unchanged(newest, before)
         checks = MediaChecks(cache, store, depth=depth, again=again)
-        scan = read_folder(folder, progress_reporter("data", "files checked"), checks=checks)
-    splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
-    changes = compare_contents(before, _contents(folder, scan, splits))
+        files = None if known is None else known.files
+        progress = progress_reporter("data", "files checked")
+        scan = read_folder(folder, progress, checks=checks, files=files)
+    content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
+    changes = compare_contents(before, ComparedContent(content=content, facts=lambda one: scan.facts))
     return FolderStatus(
         name=chosen,
         newest=newest,
-        changes=changes,
+        compare=lambda: changes,
+        is_same=not changes,
         left_out=scan.quarantined,
-        commits=newest is None or bool(changes) or _differs(folder, scan, newest),
-        refused=scan.bad_share > data.max_bad_share,
+        commits=newest is None or bool(changes) or content.quarantined != newest.manifest.quarantined,
+        refused=scan.bad_share > shares.max_bad_share,
         pending=len(scan.pending),
     )
 
@@ -117,7 +124,8 @@ def _unchanged(newest: Commit, content: ComparedContent) -> FolderStatus:
     return FolderStatus(
         name=newest.name,
         newest=newest,
-        changes=no_changes(content),
+        compare=functools.partial(no_changes, content),
+        is_same=True,
         left_out=(),
         commits=False,
         refused=False,
@@ -127,21 +135,3 @@ def _unchanged(newest: Commit, content: ComparedContent) -> FolderStatus:
 
 def _nothing() -> ComparedContent:
     return ComparedContent(content=content_in_memory({}, (), ()), facts=lambda one: {})
-
-
-def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> ComparedContent:
-    used = {path for own in splits.values() for sample in own for path in sample.media}
-    rows = {
-        safe_path(path): (scan.digests[path], os.stat(os.path.join(folder, path)).st_size) for path in used
-    }
-    facts = {scan.digests[path]: scan.media[path] for path in used}
-    content = content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ())
-    return ComparedContent(content=content, facts=lambda one: facts)
-
-
-def _differs(folder: Path, scan: FolderScan, newest: Commit) -> bool:
-    """Check whether the folder leaves out other lines and files than the newest commit."""
-    now = scan.quarantined or left_out_before(folder)
-    before = newest.manifest.quarantined
-    rows = [sorted((bad.file, bad.reason, bad.samples) for bad in bads) for bads in (now, before)]
-    return rows[0] != rows[1]

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from llava_av.checkpoints import stored_adapter_base
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.committing import commit_dataset
 from llava_av.evaluation.tasks import load_task, read_task_samples
 from llava_av.recipe import EvaluationRecipe
 from llava_av.runs import (

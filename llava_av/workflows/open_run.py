@@ -36,7 +36,8 @@ from llava_av.runs import (
 from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
 from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import DEMO, commit_demo, commit_folder, is_demo
+from llava_av.workflows.commit_data import DEMO, commit_folder, is_demo
+from llava_av.workflows.commit_demo import commit_demo
 from llava_av.workflows.pending_media import warn_of_pending
 from llava_av.workflows.runtime.actor import actor
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for

@@ -123,12 +123,12 @@ def view_folder(
         scan = read_folder(
             folder, progress_reporter("data", "files checked"), checks=MediaChecks(cache, depth="headers")
         )
-    contents = _contents(folder, scan)
+    contents = _contents(scan)
     inputs = ViewInputs(
         title=folder.resolve().name,
         origin="folder",
         splits={split: len(samples) for split, samples in contents.samples.items()},
-        kinds=Counter(sample.kind for sample in scan.samples),
+        kinds=Counter(row.kind for row in scan.rows),
         files=len(contents.files),
         bytes=sum(row.bytes for row in contents.files.values()),
         excerpt=excerpt_of(contents, selection, limits.samples, str(folder)),
@@ -163,16 +163,16 @@ def _kinds(reader: ContentReader) -> Mapping[str, int]:
     return kinds
 
 
-def _contents(folder: Path, scan: FolderScan) -> Contents:
+def _contents(scan: FolderScan) -> Contents:
     samples: dict[str, list[Sample]] = {}
     for sample in scan.samples:
         samples.setdefault(sample.split or _UNDECIDED, []).append(sample)
-    paths = {path for sample in scan.samples for path in sample.media}
-    rows = [FileRow(safe_path(path), scan.digests[path], (folder / path).stat().st_size) for path in paths]
+    named = {path: scan.files[path] for row in scan.rows for path in row.media}
+    rows = [FileRow(safe_path(path), found.sha256, found.bytes) for path, found in named.items()]
     return Contents(
         samples={split: tuple(own) for split, own in sorted(samples.items())},
         files={row.path: row for row in rows},
-        facts={scan.digests[path]: scan.media[path] for path in paths},
+        facts={found.sha256: found.info for found in named.values()},
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
-from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.aggregation import evaluate_predictions
 from llava_av.evaluation.job_request import work_of_run

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.answering import Answerer

@@ -19,7 +19,8 @@ from llava_av.checkpoints import (
     write_checkpoint,
 )
 from llava_av.datasets.checkout import checkout
-from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError

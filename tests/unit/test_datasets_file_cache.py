@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.file_cache import FileCache, Stamp
-from llava_av.datasets.folder_stamp import folder_stamp
+from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
 from llava_av.media import check
 from llava_av.media.container import MediaError
@@ -153,7 +153,7 @@ def test_the_stamp_of_a_folder_changes_with_any_file(tmp_path: Path) -> None:
     for name in ("a", "deep/b"):
         (root / name).write_bytes(b"1234")
     first = settled_stamp(root)
-    assert folder_stamp(root) == first
+    assert FolderFiles(root).stamp == first
     found = {first}
     for change in (
         lambda: (root / "a").write_bytes(b"1235"),
@@ -166,16 +166,16 @@ def test_the_stamp_of_a_folder_changes_with_any_file(tmp_path: Path) -> None:
     assert len(found) == 5
     later = time.time() + 3600
     os.utime(root / "a", (later, later))
-    assert folder_stamp(root) is None, "another change may leave the stamp as it is"
+    assert FolderFiles(root).stamp is None, "another change may leave the stamp as it is"
     os.utime(root / "a", (1, 1))
     (root / "link").symlink_to(root / "a")
-    assert folder_stamp(root) is None
+    assert FolderFiles(root).stamp is None
 
 
 def settled_stamp(root: Path) -> str:
     """Return the stamp of a folder when its last change is some time ago."""
     for path in root.rglob("*"):
         settled(path)
-    stamp = folder_stamp(root)
+    stamp = FolderFiles(root).stamp
     assert stamp is not None
     return stamp

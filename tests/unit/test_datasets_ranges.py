@@ -15,6 +15,7 @@ from llava_av.datasets.ranges import (
     cut_samples,
     parse_files,
     parse_samples,
+    sample_line,
     samples_in_memory,
 )
 from llava_av.datasets.reading import content_in_memory
@@ -87,8 +88,8 @@ def test_hidden_files_are_allowed() -> None:
 
 def test_only_ranges_that_differ_are_loaded() -> None:
     loaded: list[str] = []
-    listing = samples_in_memory(range(20_000), line)
-    after = samples_in_memory([number for number in range(20_000) if number != 2500], line)
+    listing = samples_in_memory(list(map(line, range(20_000))))
+    after = samples_in_memory([line(number) for number in range(20_000) if number != 2500])
 
     def load(one):
         loaded.append(one.first)
@@ -106,7 +107,7 @@ def test_the_manifest_of_known_content_never_changes() -> None:
     """The ID of a commit must not depend on the version of a library."""
     turns = (Turn(speaker="human", value="Wer?"), Turn(speaker="gpt", value="Ä"))
     picture = Sample(id="b", conversations=turns, image=("ä.png",))
-    splits = {"train": [picture, Sample(id="a", conversations=turns)]}
+    splits = {"train": list(map(sample_line, (picture, Sample(id="a", conversations=turns))))}
     content = content_in_memory(splits, [FileRow("ä.png", "ab" * 32, 3)], ())
     stored = canonical_json(content.manifest())
     assert sha256_hex(stored) == "652cef1837cc4c314105757e7c34042577ecd5254a17c4052ff596dc73ff92a8"

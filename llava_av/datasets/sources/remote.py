@@ -12,7 +12,7 @@ import contextlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path
 from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
-from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.folder import CheckedFile, FileCheck, FolderScan, outside, scan_rows
+from llava_av.datasets.sources.file_checks import CheckedFile, FileCheck, outside
+from llava_av.datasets.sources.folder import FolderScan, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
 from llava_av.datasets.uploads import Source, has_digest
 from llava_av.media.info import MediaError, UnreadableError
@@ -100,7 +100,7 @@ class RemoteFolder:
             StoreError: The object store or the disk cannot be used.
         """
         with self.opened(checks) as (rows, check):
-            return scan_rows(rows, str(self), check, progress)
+            return scan_rows(rows, str(self), check, progress, cache=checks.cache)
 
     @contextlib.contextmanager
     def opened(self, checks: MediaChecks) -> Iterator[tuple[Rows, FileCheck]]:
@@ -109,18 +109,14 @@ class RemoteFolder:
         with _temporary_folder() as home:
             yield self._rows(objects, home), partial(self._check, objects, home, checks)
 
-    def media(
-        self, splits: Mapping[str, Sequence[Sample]], scan: FolderScan, cache: FileCache
-    ) -> list[Source]:
-        """Return the media files of samples for a commit.
+    def sources(self, digests: Mapping[str, str], cache: FileCache, paths: Collection[str]) -> list[Source]:
+        """Return the sources of media files.
 
         Args:
-            splits: Samples of a scan by split.
-            scan: The scan.
+            digests: Digests of all media files of a scan by path.
             cache: Cache of the scan, which knows the versions of its files.
+            paths: Paths of the files to return.
         """
-        digests = {safe_path(path): digest for path, digest in scan.digests.items()}
-        paths = {safe_path(path) for own in splits.values() for one in own for path in one.media}
         objects = {info.key.removeprefix(self.prefix): info for info in self.store.list(self.prefix)}
         return [self._source(path, digests[path], objects.get(path), cache) for path in sorted(paths)]
 
@@ -155,7 +151,7 @@ class RemoteFolder:
         except MediaError as error:
             return error.reason
         if digest is not None and known is not None:
-            return _result(known, digest)
+            return _result(known, digest, found)
         return self._read(found, home, checks)
 
     def _read(self, found: ObjectInfo, home: Path, checks: MediaChecks) -> CheckedFile | str:
@@ -182,7 +178,7 @@ class RemoteFolder:
             checks.cache.remember_digest(self._address(found), found.etag, sha256)
             return error.reason
         checks.cache.remember_digest(self._address(found), found.etag, sha256)
-        return _result(checked, sha256)
+        return _result(checked, sha256, found)
 
     @property
     def _is_same_server(self) -> bool:
@@ -240,8 +236,8 @@ class RemoteFolder:
         return has_digest(self.target, stored, sha256, cache)
 
 
-def _result(checked: CheckedMedia, sha256: str) -> CheckedFile:
-    return CheckedFile(info=checked.info, sha256=sha256, decoded=checked.decoded)
+def _result(checked: CheckedMedia, sha256: str, found: ObjectInfo) -> CheckedFile:
+    return CheckedFile(info=checked.info, sha256=sha256, bytes=found.size, decoded=checked.decoded)
 
 
 @contextlib.contextmanager

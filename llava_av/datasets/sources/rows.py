@@ -1,6 +1,7 @@
 """Location and rows of a folder's conversations: JSON Lines, or one JSON array as in LLaVA's own files."""
 
 import functools
+import io
 import json
 import shlex
 from collections.abc import Iterable, Iterator
@@ -46,8 +47,8 @@ class Rows:
     """The file."""
     unit: Literal["line", "entry"]
     """Name of a row in messages: a line of JSON Lines or an entry of an array."""
-    rows: tuple[tuple[int, Any], ...]
-    """Number of each row, from 1, with its bytes (a line) or its JSON value (an entry)."""
+    rows: Iterable[tuple[int, Any]]
+    """Number of each row, from 1, with its bytes (a line) or its JSON value (an entry); may be read again."""
 
     @property
     def file(self) -> str:
@@ -70,7 +71,7 @@ class Rows:
 
     def advice(self) -> str:
         """Return the command that converts a table with the name of a JSON file; "" if it is not a table."""
-        first = self.rows[0][1] if self.rows else b""
+        _, first = next(iter(self.rows), (0, b""))
         if self.unit != "line" or b"\0" in first or first.lstrip()[:1] in (b"{", b"["):
             return ""
         if not any(mark in first for mark in (b",", b";", b"\t")):
@@ -186,13 +187,20 @@ def read_rows(path: Path) -> Rows:
         return Rows(path=path, unit="entry", rows=tuple(enumerate(whole, start=1)))
     if isinstance(whole, dict) and b"\n" in content.strip():
         raise DatasetError(f"{path} is a single JSON object: put the samples into an array, [{EXAMPLE}, …]")
-    return Rows(path=path, unit="line", rows=tuple(_lines(content)))
+    return Rows(path=path, unit="line", rows=_Lines(content))
 
 
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
+@dataclass(frozen=True)
+class _Lines:
+    """Lines of a content that are not blank, with their numbers, one at a time."""
+
+    content: bytes
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each number with its line."""
+        for number, line in enumerate(io.BytesIO(self.content), start=1):
+            if line.strip():
+                yield number, line.removesuffix(b"\n")
 
 
 def _whole_value(path: Path, content: bytes) -> Any:

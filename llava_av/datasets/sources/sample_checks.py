@@ -5,11 +5,9 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llava_av.datasets.schema import Sample
 
-__all__ = ["answers_outside_choices", "unusable"]
+__all__ = ["names_choice", "unusable"]
 
 # Kinds become parts of metric names, in which MLflow allows these characters.
 _KIND = re.compile(r"[^\W_][\w .:-]{0,99}")
@@ -41,17 +39,13 @@ def unusable(sample: "Sample") -> str | None:
     return None
 
 
-def answers_outside_choices(samples: "Iterable[Sample]") -> tuple[str, ...]:
-    """Return the IDs of samples whose last answer contains none of their choices.
+def names_choice(sample: "Sample") -> bool:
+    """Check whether the last answer contains one of the choices, if there are any.
 
-    Evaluation counts every reply to such a sample as wrong.
+    Evaluation counts every reply to another sample as wrong.
     """
-    return tuple(sample.id for sample in samples if sample.choices and not _names_choice(sample))
-
-
-def _names_choice(sample: "Sample") -> bool:
     answer = sample.conversations[-1].value.casefold()
-    return any(choice.strip().casefold() in answer for choice in sample.choices)
+    return not sample.choices or any(choice.strip().casefold() in answer for choice in sample.choices)
 
 
 def _is_blank(text: str) -> bool:

@@ -4,27 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from llava_av.datasets.excerpt import Excerpt
+from llava_av.datasets.manifest import LeftOut
 from llava_av.datasets.ranges import FileRow
 from llava_av.processes.progress import ProgressCallback
 
-__all__ = ["LeftOut", "ViewInputs"]
-
-
-class LeftOut(Protocol):
-    """A line or file that was left out of a commit."""
-
-    @property
-    def file(self) -> str:
-        """Return its name."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Return the reason."""
-        ...
+__all__ = ["ViewInputs"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from typing import Any
 
 from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_ingest_results
 from llava_av.datasets.media_checks import MediaChecks
-from llava_av.datasets.sources.folder import FileCheck, check_files, folder_check, media_names
+from llava_av.datasets.sources.file_checks import FileCheck, check_files, folder_check
+from llava_av.datasets.sources.folder import media_names
 from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.rows import Rows, find_rows
 from llava_av.plurals import count_of
@@ -50,7 +51,10 @@ def ingest(run: str, work: Path, *, request: str) -> None:
     group = _Group(rank=int(os.environ.get("RANK", "0")), size=int(os.environ.get("WORLD_SIZE", "1")))
     store = ObjectStore.from_env()
     store.ensure_bucket()
-    with _cache_file(wanted, work / f"ingest-{run}-{group.rank}.sqlite") as file:
+    with (
+        _watched(group.size),
+        _cache_file(wanted, work / f"ingest-{run}-{group.rank}.sqlite") as file,
+    ):
         _read_share(store, wanted, run, file, group)
         group.finish()
         if group.rank:
@@ -59,11 +63,31 @@ def ingest(run: str, work: Path, *, request: str) -> None:
         group.wait_for_all()
         _adopt_results(store, run, file)
         committed = wanted.commit(store, file)
-    delete_results(store, run)
-    # The log may hide lines, but not this result.
-    sys.stdout.write(f"{COMMITTED}{committed.model_dump_json()}\n")
-    sys.stdout.flush()
-    group.announce_commit()
+        delete_results(store, run)
+        # The log may hide lines, but not this result.
+        sys.stdout.write(f"{COMMITTED}{committed.model_dump_json()}\n")
+        sys.stdout.flush()
+        group.announce_commit()
+
+
+@contextlib.contextmanager
+def _watched(size: int) -> Iterator[None]:
+    """Join the group of several processes for a block, and end this one if another one is lost."""
+    if size == 1:
+        yield
+        return
+    # PyTorch is slow to load, and a single process does not need it.
+    from torch import distributed
+
+    from llava_av.processes.heartbeat import COLLECTIVE_LIMIT, Limits, beating
+    from llava_av.processes.joining import joining
+
+    limits = Limits.from_env()
+    with joining(limits):
+        distributed.init_process_group("gloo", timeout=COLLECTIVE_LIMIT)
+    with beating(limits):
+        yield
+    distributed.destroy_process_group()
 
 
 class _Group:
@@ -86,7 +110,7 @@ class _Group:
         self._set("ingest/committed")
 
     def wait_for_commit(self) -> None:
-        """Wait until rank zero has committed; if it fails, torchrun ends this process."""
+        """Wait until rank zero has committed; if it fails, torchrun or the heartbeat ends this process."""
         self._wait(["ingest/committed"])
 
     def _set(self, key: str) -> None:

@@ -8,7 +8,6 @@ from llava_av.datasets.commits import Commit, OnConflict
 from llava_av.datasets.media_checks import CheckDepth
 from llava_av.datasets.sources.remote import SCHEME, RemoteFolder, remote_folder
 from llava_av.frozen import FrozenModel
-from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import commit_folder
 
@@ -55,7 +54,7 @@ class CommitRequest(FrozenModel):
             store,
             self.open_source(store),
             self.name,
-            DataRecipe(held_out_share=self.held_out_share, max_bad_share=self.max_bad_share),
+            self,
             allow_shared_media=self.allow_shared_media,
             on_conflict=self.on_conflict,
             depth=self.depth,

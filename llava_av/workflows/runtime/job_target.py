@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -20,10 +21,12 @@ from llava_av.launch import (
     load_profile,
 )
 from llava_av.logs import relay_line
-from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.failures import pipeline_run
 from llava_av.workflows.runtime.workspace import Workspace
+
+if TYPE_CHECKING:
+    from llava_av.runs import Run
 
 __all__ = [
     "LOCAL_TARGET",
@@ -74,7 +77,7 @@ LOCAL_TARGET = JobTarget(launcher="local", profile=None)
 
 def run_job(
     workspace: Workspace,
-    run: Run,
+    run: "Run",
     target: JobTarget,
     *,
     name: str,

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, OnConflict, commit_dataset
+from llava_av.datasets.commits import Commit, OnConflict
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.schema import Sample, parse_sample
 from llava_av.storage import ObjectStore
 

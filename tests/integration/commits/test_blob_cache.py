@@ -27,6 +27,17 @@ from tests.integration.commits.folders import commit, make, sample
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 SIZE = 250
+OPENED = """
+import os, sys, pathlib
+from llava_av.datasets.blob_cache import BlobCache
+from llava_av.datasets.commit_files import CommitFiles
+from llava_av.datasets.commits import find_commit
+from llava_av.storage import ObjectStore
+store = ObjectStore.from_env()
+cache = BlobCache(pathlib.Path(sys.argv[1]), max_bytes=10**6)
+commit = find_commit(store, "d")
+files = CommitFiles(store, commit, pathlib.Path(sys.argv[1]) / "files")
+"""
 
 
 @pytest.fixture
@@ -43,6 +54,11 @@ def of_commit(store: ObjectStore, made: Commit, folder: Path) -> list[CommitFile
 
 def cached(folder: Path) -> set[str]:
     return {path.name for path in (folder / "blobs").iterdir()}
+
+
+def in_process(code: str, folder: Path, *arguments: str) -> list[str]:
+    """Return the command of a process that runs code after `OPENED`, with the cache in a folder."""
+    return [sys.executable, "-c", f"{OPENED}{code}", str(folder), *arguments]
 
 
 def used(cache: BlobCache, file: CommitFile, next_use: int) -> None:
@@ -71,19 +87,12 @@ def test_blobs_that_are_needed_last_are_evicted_and_claimed_ones_never(
 def test_processes_download_a_blob_once(
     store: ObjectStore, store_environment: Mapping[str, str], files: list[CommitFile], tmp_path: Path
 ) -> None:
-    code = (
-        "import os, sys, pathlib\nfrom llava_av.datasets.blob_cache import BlobCache\n"
-        "from llava_av.datasets.commit_files import CommitFiles\n"
-        "from llava_av.datasets.commits import find_commit\n"
-        "from llava_av.storage import ObjectStore\nstore = ObjectStore.from_env()\n"
-        "cache = BlobCache(pathlib.Path(sys.argv[1]), max_bytes=10**6)\n"
-        "commit = find_commit(store, 'd')\n"
-        "files = CommitFiles(store, commit, pathlib.Path(sys.argv[1]) / 'files')\n"
+    command = in_process(
         "found = [files.find(row.path) for row in commit.reader(store).files]\n"
         "print([os.stat(cache.claim(file)).st_ino for file in found], flush=True)\n"
-        "sys.stdin.read()\ncache.close()\n"
+        "sys.stdin.read()\ncache.close()\n",
+        tmp_path / "cache",
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
     environment = {**os.environ, **store_environment}
     workers = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -167,19 +176,11 @@ def test_files_in_packs_are_read_even_if_a_repair_has_moved_them(store: ObjectSt
 def test_a_killed_process_leaves_nothing_behind(
     store: ObjectStore, store_environment: Mapping[str, str], files: list[CommitFile], tmp_path: Path
 ) -> None:
-    code = (
-        "import sys, pathlib\nfrom llava_av.datasets.blob_cache import BlobCache\n"
-        "from llava_av.datasets.commit_files import CommitFiles\n"
-        "from llava_av.datasets.commits import find_commit\nfrom llava_av.storage import ObjectStore\n"
-        "store = ObjectStore.from_env()\ncache = BlobCache(pathlib.Path(sys.argv[1]), max_bytes=10**6)\n"
-        "files = CommitFiles(store, find_commit(store, 'd'), pathlib.Path(sys.argv[1]) / 'files')\n"
-        "cache.claim(files.find(sys.argv[2]))\n"
-    )
     folder = tmp_path / "cache"
+    command = in_process("cache.claim(files.find(sys.argv[2]))", folder, files[0].row.path)
     with fault_proxy(urlsplit(store.endpoint).netloc) as proxy:
         proxy.only = files[0].row.sha256
         proxy.fail("stall", attempts=ALWAYS)
-        command = [sys.executable, "-c", code, str(folder), files[0].row.path]
         environment = {**os.environ, **store_environment, "AWS_ENDPOINT_URL_S3": proxy.url}
         worker = subprocess.Popen(command, env=environment)
         while not proxy.met:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.checkout import checkout, read_split
-from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit, read_head
+from llava_av.datasets.commits import Commit, CommitError, find_commit, read_head
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import commit_key, manifest_key, ref_key
 from llava_av.datasets.sources.folder import Quarantined

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_av.datasets.checkout import checkout
-from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit, read_commit
+from llava_av.datasets.commits import Commit, CommitError, find_commit, read_commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.comparison import compare_contents, compared_commit
 from llava_av.datasets.manifest import commit_key, manifest_key, ref_key, safe_path
 from llava_av.datasets.sources.folder import Quarantined
@@ -180,7 +181,8 @@ def test_a_safe_path_never_leaves_its_folder(text: str) -> None:
 WORKER = """
 import json, sys, pathlib
 from llava_av.datasets.checkout import checkout
-from llava_av.datasets.commits import commit_dataset, find_commit
+from llava_av.datasets.commits import find_commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.schema import parse_sample
 from llava_av.storage import ObjectStore
 root, out, begun = (pathlib.Path(each) for each in sys.argv[1:])

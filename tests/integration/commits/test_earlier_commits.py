@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.checkout import checkout, read_split
-from llava_av.datasets.commits import Commit, commit_dataset, find_commit, read_head
+from llava_av.datasets.commits import Commit, find_commit, read_head
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.comparison import compare_contents, compared_commit
 from llava_av.datasets.manifest import sha256_hex
 from llava_av.datasets.media_facts import has_facts, read_facts, write_facts

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.checkout import checkout
-from llava_av.datasets.commits import Commit, CommitError, OnConflict, commit_dataset, read_head
+from llava_av.datasets.commits import Commit, CommitError, OnConflict, read_head
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.contents import Selection
 from llava_av.datasets.extraction import extract
 from llava_av.datasets.manifest import blob_key

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from llava_av.datasets import writers
-from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit
+from llava_av.datasets.commits import Commit, CommitError, find_commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.manifest import blob_key, commit_key, ref_key
 from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder

@@ -1,7 +1,11 @@
 """Ingest by several processes: the commit of one process, also after a kill; on a real object store."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.ingest_results import INGESTS
 from llava_av.launch import LaunchError
+from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.workflows.ingest.launching import ingest_spec, run_ingest
 from llava_av.workflows.ingest.request import CommitRequest
@@ -153,6 +158,51 @@ def test_torchrun_starts_the_processes(data: DataCommands, clips: Path) -> None:
     done = data.json("commit", clips, "--processes", "2")
     again = data.json("commit", clips)
     assert (again["commit"], again["unchanged"]) == (done["commit"], True)
+
+
+@contextlib.contextmanager
+def two_agents(
+    modules: Sequence[str], arguments: Sequence[str], log: Path
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run a module under each of two agents of torchrun, which join at the first, as on two machines."""
+    rendezvous = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=ingest")
+    group = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=0", "--local-addr=127.0.0.1")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", *rendezvous, *group)
+    with log.open("wb") as output, contextlib.ExitStack() as stack:
+        agents = []
+        for module, is_host in zip(modules, ("true", "false"), strict=True):
+            command = [*torchrun, f"--rdzv-conf=is_host={is_host}", "-m", "--", module, *arguments]
+            agents.append(stack.enter_context(subprocess.Popen(command, stdout=output, stderr=output)))
+            stack.callback(agents[-1].kill)
+        yield agents
+
+
+@pytest.mark.slow
+def test_the_others_end_and_continue_after_a_machine_was_lost(
+    store_environment: Mapping[str, str],
+    store: ObjectStore,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
+
+    prefix = upload(store, many, "raw/many")
+    spec = ingest_spec(Workspace(folder=tmp_path / "out"), request(prefix), LOCAL_TARGET, 2)
+    alone = request(prefix).commit(use(store_environment, f"{store.bucket}-alone", monkeypatch), None)
+    target = use(store_environment, f"{store.bucket}-lost", monkeypatch)
+    monkeypatch.setenv(SILENCE_LIMIT_VARIABLE, "5")
+    monkeypatch.setenv("KILL_PARENT", "yes")
+    log = tmp_path / "lost.log"
+    with two_agents((spec.module, "tests.killed_ingest"), spec.arguments, log) as agents:
+        assert [agent.wait(120) for agent in agents] == [1, -signal.SIGKILL], log.read_text()
+    assert "sent no heartbeat for 5 s" in log.read_text()
+    assert not target.exists("datasets/many/refs/main")
+    log = tmp_path / "again.log"
+    with two_agents((spec.module, spec.module), spec.arguments, log) as agents:
+        assert [agent.wait(120) for agent in agents] == [0, 0], log.read_text()
+    assert "of 2 finds" in log.read_text()
+    assert find_commit(target, "many").id == alone.commit
 
 
 def test_gc_deletes_the_results_of_ingests_that_were_given_up(

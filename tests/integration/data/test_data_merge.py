@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.datasets.commits import Commit, commit_dataset, find_commit
+from llava_av.datasets.commits import Commit, find_commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.media_facts import stored_pending
 from llava_av.datasets.merging import write_union
+from llava_av.datasets.ranges import sample_line
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.storage import ObjectStore
@@ -162,7 +164,8 @@ def test_ranges_are_cut_as_if_all_samples_were_committed_at_once(store: ObjectSt
     overlapping = (samples[:3500], samples[1500:])
     commits = [committed(store, f"part-{number}", own, tmp_path) for number, own in enumerate(overlapping)]
     merged = write_union(store, "whole", commits).content.manifest()
-    assert merged == content_in_memory(split_of(samples), (), ()).manifest()
+    lines = {split: list(map(sample_line, own)) for split, own in split_of(samples).items()}
+    assert merged == content_in_memory(lines, (), ()).manifest()
     assert min(len(entry.ranges) for entry in merged.splits.values()) > 1
 
 

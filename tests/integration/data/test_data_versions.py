@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.datasets.commits import commit_dataset, find_commit, read_head
+from llava_av.datasets.commits import find_commit, read_head
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.history import history_key
 from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder
+from llava_av.datasets.split import split_samples
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import plain_splits
 from llava_av.workflows.commit_records import recording
 from tests.dataset_folders import (
     DAY,
@@ -138,17 +139,27 @@ def test_a_rebased_commit_has_the_records_of_both_writers(
         write_conversations(folder, [*SAMPLES, {"id": name, "image": f"{name}.png", "split": "train"}])
     data.text("commit", clips)
     scan = read_folder(other)
-    media = {scan.digests[path]: info for path, info in scan.media.items()}
     commit_dataset(
         store,
         "clips",
         other,
-        plain_splits(scan, 0.1, allow_shared_media=False),
+        {str(split): samples for split, samples in split_samples(scan.samples, 0.1, scan.digests).items()},
         (),
-        before_head=recording(store, message="Noon", author="Ada", media=media),
+        before_head=recording(store, message="Noon", author="Ada", media=scan.facts),
         head=head,
         on_conflict="rebase",
     )
     found = data.json("stats", "clips")
     assert (found["counts"]["samples"], found["media"], found["unknown"]) == (5, {"image": 4, "audio": 1}, 0)
     assert data.json("log", "clips")[0]["message"] == "Noon"
+
+
+@pytest.mark.parametrize("command", ["status", "commit"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--held-out-share", "1.5"), ("--held-out-share", "nan"), ("--max-bad-share", "-1")]
+)
+def test_a_share_outside_its_range_is_refused(
+    data: DataCommands, clips: Path, command: str, option: str, value: str
+) -> None:
+    code, output = data.run(command, clips, f"{option}={value}")
+    assert (code, option in output) == (2, True)

@@ -25,7 +25,7 @@ from llava_av.checkpoints import (
     read_manifest,
     stored_adapter_base,
 )
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.evaluation.job_request import work_of_run
 from llava_av.launch import JobSpec, LocalLauncher

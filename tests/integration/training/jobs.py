@@ -15,7 +15,8 @@ import psutil
 
 from llava_av.checkpoints import CheckpointFile
 from llava_av.checkpoints.shard_index import state_root
-from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.launch import JobSpec, Launcher, LocalLauncher
 from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.provenance.source_code import code_digest

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llava_av.checkpoints import read_manifest, whole_checkpoints
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.demo import make_demo
 from tests.integration.training.jobs import STEPS, Job, settings
 

@@ -9,7 +9,8 @@ import pytest
 
 from llava_av.cli.data import show
 from llava_av.datasets.checkout import checkout, read_split
-from llava_av.datasets.commits import commit_dataset, find_commit
+from llava_av.datasets.commits import find_commit
+from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import SplitError

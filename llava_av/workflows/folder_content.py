@@ -1,0 +1,103 @@
+"""Content of a checked folder or prefix as its commit would have it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from llava_av.datasets.committing import omissions
+from llava_av.datasets.extraction import left_out_before
+from llava_av.datasets.file_cache import FileCache
+from llava_av.datasets.folder_files import FolderFiles
+from llava_av.datasets.folder_stamp import KnownFolder
+from llava_av.datasets.manifest import LeftOut
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import ContentReader, content_in_memory
+from llava_av.datasets.sources.folder import FolderScan
+from llava_av.datasets.sources.remote import RemoteFolder
+from llava_av.datasets.sources.sample_rows import SampleRow
+from llava_av.datasets.split import split_samples
+from llava_av.datasets.uploads import MediaSources, folder_sources, require_free_names, stored_path
+
+__all__ = ["ChosenShares", "Shares", "checked_sources", "folder_content", "known_folder", "left_out_now"]
+
+
+class Shares(Protocol):
+    """Shares of a folder's samples, from 0 to 1."""
+
+    @property
+    def held_out_share(self) -> float:
+        """Return the share of samples to hold out for evaluation."""
+        ...
+
+    @property
+    def max_bad_share(self) -> float:
+        """Return the maximum share of unusable samples to accept."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenShares:
+    """Shares that a user chose; see `Shares`."""
+
+    held_out_share: float
+    max_bad_share: float
+
+
+def known_folder(
+    cache: FileCache, folder: Path | RemoteFolder, name: str, shares: Shares, *, allow_shared_media: bool
+) -> KnownFolder | None:
+    """Return the record of a folder and its last commit; None for a prefix in S3."""
+    if isinstance(folder, RemoteFolder):
+        return None
+    return KnownFolder(cache, FolderFiles(folder), name, shares.held_out_share, allow_shared_media)
+
+
+def folder_content(
+    folder: Path | RemoteFolder, scan: FolderScan, shares: Shares, *, allow_shared_media: bool
+) -> ContentReader:
+    """Return the content of a commit of a folder.
+
+    Args:
+        folder: The folder or prefix.
+        scan: Its samples and files.
+        shares: Share to hold out.
+        allow_shared_media: True if held-out samples may share media with training samples.
+
+    Raises:
+        SplitError: Every split has shared media.
+        CommitError: A path is not allowed.
+    """
+    splits = split_samples(
+        scan.rows, shares.held_out_share, scan.digests, allow_shared_media=allow_shared_media
+    )
+    files = _files(scan, scan.rows)
+    require_free_names(files.keys(), splits)
+    lines = {str(split): map(SampleRow.line, rows) for split, rows in splits.items()}
+    return content_in_memory(lines, files.values(), omissions(left_out_now(folder, scan)))
+
+
+def _files(scan: FolderScan, rows: Iterable[SampleRow]) -> Mapping[str, FileRow]:
+    """Return the files that samples name, by their paths in the commit."""
+    found: dict[str, FileRow] = {}
+    for row in rows:
+        for name in row.media:
+            file, path = scan.files[name], stored_path(row.id, name)
+            found[path] = FileRow(path, file.sha256, file.bytes)
+    return found
+
+
+def left_out_now(folder: Path | RemoteFolder, scan: FolderScan) -> Sequence[LeftOut]:
+    """Return the omissions; a copy of a commit lacks them, but has the same content."""
+    if scan.quarantined or isinstance(folder, RemoteFolder):
+        return scan.quarantined
+    return left_out_before(folder)
+
+
+def checked_sources(folder: Path | RemoteFolder, content: ContentReader, cache: FileCache) -> MediaSources:
+    """Return the function that returns the sources of a folder's media files, whose content was checked."""
+    digests = {row.path: row.sha256 for row in content.files}
+    if isinstance(folder, RemoteFolder):
+        return partial(folder.sources, digests, cache)
+    return partial(folder_sources, folder, digests, cache)
