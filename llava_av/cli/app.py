@@ -17,6 +17,8 @@ from llava_av.cli import (
     pipeline,
     recipe,
     registry,
+    run,
+    runs,
     serve,
     services,
     steps,
@@ -42,6 +44,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel=_START)(init.init)
 app.command(rich_help_panel=_START)(dryrun.dryrun)
+app.command(rich_help_panel=_START)(run.run)
 app.command(rich_help_panel=_START)(doctor.doctor)
 app.add_typer(data.app, name="data", rich_help_panel=_INPUTS)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=_INPUTS)
@@ -54,6 +57,7 @@ app.command(rich_help_panel=_STEPS)(steps.evaluate)
 app.command(rich_help_panel=_STEPS)(steps.promote)
 app.command(rich_help_panel=_STEPS)(steps.report)
 app.command(rich_help_panel=_STEPS)(steps.index)
+app.add_typer(runs.app, name="runs", rich_help_panel=_MODELS)
 app.add_typer(model.app, name="model", rich_help_panel=_MODELS)
 app.add_typer(evaluation.app, name="evaluation", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(chat.chat)
@@ -70,7 +74,8 @@ app.add_typer(backup.app, name="backup", rich_help_panel=_PLATFORM)
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 1 for an error, explained in one line, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit codes: 1 for an error, explained in one line, 2 for wrong usage, 3 if `promote` did not apply the
+    gate, 130 after Ctrl-C, 143 after SIGTERM.
     """
     redact_output()
     try:

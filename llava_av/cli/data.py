@@ -1,7 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
 The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`,
-`data_export`, `data_statistics`, `data_view` and `data_derive`.
+`data_export`, `data_list`, `data_statistics`, `data_view` and `data_derive`.
 """
 
 import logging
@@ -16,12 +16,12 @@ from llava_av.cli import (
     data_derive,
     data_export,
     data_history,
+    data_list,
     data_statistics,
     data_view,
 )
 from llava_av.cli.data_options import (
     AllowSharedMedia,
-    AsJson,
     AuthorOption,
     CheckOption,
     DatasetArgument,
@@ -30,11 +30,12 @@ from llava_av.cli.data_options import (
     MessageOption,
     Rehash,
     pending_text,
-    print_json,
     stored_data,
 )
+from llava_av.cli.display import print_json
 from llava_av.cli.options import (
     LOCAL_PROFILE,
+    AsJson,
     LauncherName,
     OutputDir,
     ProfileChanges,
@@ -192,6 +193,7 @@ def _content_json(content: "ContentReader") -> dict[str, Any]:
     }
 
 
+app.command("list")(data_list.list_datasets)
 app.command()(data_history.log)
 app.command()(data_history.diff)
 app.command()(data_history.status)

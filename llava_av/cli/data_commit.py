@@ -40,7 +40,7 @@ def commit_source(
         named = request.model_copy(update={"author": request.author or author()})
         return run_ingest(workspace, named, target, processes)
     cache_file = None if request.again else workspace.file_cache
-    with session(output_dir, need_mlflow=False), console_progress():
+    with session(output_dir, need_mlflow=False, resumes=True), console_progress():
         store = ObjectStore.from_env()
         store.ensure_bucket()
         if processes == 1:

@@ -5,15 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from llava_av.cli.data_options import (
-    AsJson,
-    DatasetArgument,
-    PatternOption,
-    SplitOption,
-    print_json,
-    stored_data,
-)
-from llava_av.cli.options import OutputDir
+from llava_av.cli.data_options import DatasetArgument, PatternOption, SplitOption, stored_data
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 

@@ -9,17 +9,16 @@ import typer
 
 from llava_av.cli.data_options import (
     AllowSharedMedia,
-    AsJson,
     CheckOption,
     DatasetArgument,
     HeldOutShare,
     MaxBadShare,
     Rehash,
     pending_text,
-    print_json,
     stored_data,
 )
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace

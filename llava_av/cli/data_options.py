@@ -1,7 +1,6 @@
 """Arguments and the store that the commands of `llava-av data` share."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowSharedMedia",
-    "AsJson",
     "AuthorOption",
     "CheckOption",
     "DatasetArgument",
@@ -27,7 +25,6 @@ __all__ = [
     "SampleOption",
     "SplitOption",
     "pending_text",
-    "print_json",
     "stored_data",
 ]
 
@@ -68,7 +65,6 @@ PatternOption = Annotated[
 SampleOption = Annotated[
     list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @contextlib.contextmanager
@@ -81,13 +77,11 @@ def stored_data(output_dir: Path, wanted: str, *, progress: bool = False) -> Ite
         progress: True to show progress on standard error.
     """
     from llava_av.cli.display import console_progress
-    from llava_av.cli.session import require_state, session
-    from llava_av.storage import ObjectStore
+    from llava_av.cli.session import stored_objects
 
-    require_state(output_dir, wanted)
     shown = console_progress if progress else contextlib.nullcontext
-    with session(output_dir, need_mlflow=False), shown():
-        yield ObjectStore.from_env()
+    with stored_objects(output_dir, wanted) as store, shown():
+        yield store
 
 
 def pending_text(pending: int, name: str) -> Iterator[str]:
@@ -95,8 +89,3 @@ def pending_text(pending: int, name: str) -> Iterator[str]:
     if pending:
         files = count_of(pending, "media file")
         yield f"pending: {files} not decoded yet (`llava-av data verify {name} --decode` decodes them)"
-
-
-def print_json(value: object) -> None:
-    """Print a value as indented JSON."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetArgument, pending_text, print_json, stored_data
-from llava_av.cli.options import OutputDir, chosen_recipe
+from llava_av.cli.data_options import DatasetArgument, pending_text, stored_data
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir, chosen_recipe
 from llava_av.errors import printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 

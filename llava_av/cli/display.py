@@ -1,20 +1,61 @@
-"""Progress display of running steps: bars on a terminal, lines elsewhere."""
+"""Console of results, and progress of running steps: bars on a terminal, lines elsewhere."""
 
 import contextlib
+import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from llava_av.errors import printable
 from llava_av.processes import PROGRESS_VARIABLE, ProgressEvent, follow_progress
 
-__all__ = ["console_progress", "show_progress"]
+__all__ = [
+    "console_progress",
+    "print_json",
+    "print_rows",
+    "print_values",
+    "result_console",
+    "show_progress",
+]
 
 _LINE_EVERY_S = 10.0
+_UNWRAPPED = 10_000
+
+
+def result_console() -> Console:
+    """Return a console of standard output that does not wrap lines, such as IDs, in a pipe or file."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_UNWRAPPED)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table with a line for each row."""
+    table = Table(box=None, pad_edge=False)
+    for title in columns:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    result_console().print(table)
+
+
+def print_values(values: Mapping[str, str]) -> None:
+    """Print a line with name and value for each value that is not empty."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        if value:
+            print(printable(f"{name:<{width}}  {value}"))
 
 
 @contextlib.contextmanager
@@ -50,22 +91,24 @@ def _show_bars(console: Console, path: Path, stop: threading.Event) -> None:
         for event in follow_progress(path, stop):
             if event.step not in tasks:
                 tasks[event.step] = progress.add_task(event.step, total=None, note="")
-            progress.update(
-                tasks[event.step], completed=event.done, total=event.total or None, note=event.note
-            )
+            progress.update(tasks[event.step], note=event.note)
+            # A phase has no counts; those of earlier steps stay.
+            if event.total:
+                progress.update(tasks[event.step], completed=event.done, total=event.total)
 
 
 def _show_lines(console: Console, path: Path, stop: threading.Event) -> None:
-    """Print a line when a step starts and ends, and every few seconds in between."""
+    """Print a line when a step starts or ends or enters a phase, and every few seconds in between."""
     started: dict[str, float] = {}
     last_line = 0.0
     for event in follow_progress(path, stop):
         now = time.monotonic()
-        first = event.step not in started
+        is_phase = event.total == 0
         started.setdefault(event.step, now)
-        if first or event.note == "done" or now - last_line >= _LINE_EVERY_S:
+        if is_phase or event.note == "done" or now - last_line >= _LINE_EVERY_S:
             last_line = now
-            console.print(_line(event, now - started[event.step]), highlight=False, markup=False)
+            line = _line(event, now - started[event.step])
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _line(event: ProgressEvent, seconds: float) -> str:

@@ -1,11 +1,10 @@
-"""`llava-av dryrun`: run the whole pipeline on this machine."""
+"""`llava-av dryrun`: run the whole pipeline on the demonstration dataset."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import EngineName, OutputDir, Overrides, ProfileSteps
+from llava_av.cli.options import AsJson, EngineName, ExperimentName, OutputDir, Overrides, ProfileSteps
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["dryrun"]
@@ -24,22 +23,24 @@ def dryrun(
         typer.Option(help="Seed of data, weights and order (default: the recipe's)."),
     ] = None,
     dataset: Annotated[
-        Path | None,
-        typer.Option(
-            help="Dataset: a folder to commit, with conversations.jsonl and its media (default: demo)."
-        ),
+        str | None,
+        typer.Option(hidden=True, help="Earlier form of `llava-av run RECIPE --dataset DATASET`."),
     ] = None,
-    dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
+    dataset_name: Annotated[str, typer.Option(hidden=True, help="Name of the dataset.")] = "",
     recipe: Annotated[
         str | None,
         typer.Option(help="Name or YAML file of a recipe (default: dryrun; quick with --quick)."),
     ] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
-    experiment: Annotated[str, typer.Option(help="Experiment record that the run belongs to.")] = "dryrun",
+    experiment: ExperimentName = "",
     profile_steps: ProfileSteps = 0,
+    as_json: AsJson = False,
 ) -> None:
-    """Run the whole pipeline on this machine: data, training, registration, evaluation, gate and report."""
+    """Run the whole pipeline on the demonstration: data, training, registration, evaluation, gate and report.
+
+    For your own data, use `llava-av run`. Exit with 1 if the gate fails.
+    """
     from llava_av.cli.options import chosen_recipe
     from llava_av.cli.pipeline_run import PipelineRequest, run_here
 
@@ -54,4 +55,4 @@ def dryrun(
         gate=not quick,
         profile_steps=profile_steps,
     )
-    raise typer.Exit(run_here(request, output_dir))
+    raise typer.Exit(run_here(request, output_dir, as_json=as_json))

@@ -1,6 +1,6 @@
-"""Summary of a dry run: results, paths, and a command that queries the model."""
+"""Summary of a run: results, paths, and a command that queries the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from llava_av.errors import printable
 from llava_av.registry.history import CHALLENGER
-from llava_av.runs import Accuracy, Summary
+from llava_av.runs import Accuracy, ExpectedResult, Summary
 from llava_av.runs.names import REPORT
 from llava_av.vocabulary import Ablation, QuestionFamily, in_order
 from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, short_path
@@ -17,18 +17,34 @@ from llava_av.workflows.runtime.workspace import Workspace
 __all__ = ["show_outcome"]
 
 
-def show_outcome(console: Console, workspace: Workspace) -> int:
+def show_outcome(console: Console, workspace: Workspace, *, judged: bool = True) -> int:
     """Print the results of the run whose summary.json is in the workspace, and return the exit code.
 
-    It is 1 if the gate failed. It is 0 if the only reason is the champion of an earlier run: a model that
-    became challenger meets every rule about itself.
+    It is 1 if the gate failed, or if it was not applied and an expectation was missed. It is 0 if the only
+    reason is the champion of an earlier run: a model that became challenger meets every rule about itself.
+
+    Args:
+        console: Console to print to.
+        workspace: Folder with summary.json.
+        judged: False if the run applies neither gate nor record; the exit code is then 0.
     """
     text = (workspace.folder / Summary.NAME).read_text(encoding="utf-8")
     summary = Summary.model_validate_json(text)
     console.print(_accuracy(summary.accuracy))
-    console.print(_facts(summary))
+    if judged:
+        _print_expected(console, summary.expected)
+    _print_facts(console, summary)
     _print_paths(console, workspace, summary)
-    if summary.gate.passed is not False:
+    return _verdict(console, summary) if judged else 0
+
+
+def _verdict(console: Console, summary: Summary) -> int:
+    if summary.gate.passed is None:
+        missed = [one.outcome for one in summary.expected if one.met is False]
+        if missed:
+            _print_last(console, f"expectations missed: {'; '.join(missed)}", "bold red")
+        return 1 if missed else 0
+    if summary.gate.passed:
         return 0
     reasons, version = "; ".join(summary.gate.reasons), summary.model_version
     if CHALLENGER in version.aliases:
@@ -36,10 +52,23 @@ def show_outcome(console: Console, workspace: Workspace) -> int:
             f"{CHALLENGER}: version {version.version} of {version.name} meets every rule about itself, but "
             f"is not shown to be as good as the champion, which stays: {reasons}"
         )
-        console.print(said, style="bold yellow", highlight=False, soft_wrap=True)
+        _print_last(console, said, "bold yellow")
         return 0
-    console.print(f"gate failed: {reasons}", style="bold red", highlight=False, soft_wrap=True)
+    _print_last(console, f"gate failed: {reasons}", "bold red")
     return 1
+
+
+def _print_last(console: Console, text: str, style: str) -> None:
+    console.print(printable(text), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_expected(console: Console, expected: Sequence[ExpectedResult]) -> None:
+    """Print each expectation of the record with the observed value, on a line of its own."""
+    marks = {True: ("✓", "green"), False: ("✗", "red"), None: ("–", "yellow")}
+    for one in expected:
+        mark, style = marks[one.met]
+        line = printable(f"{mark} {one.outcome}")
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _accuracy(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Table:
@@ -64,22 +93,22 @@ def _cell(cell: Accuracy | None) -> str:
     return f"{cell.value:.2f} ({cell.low:.2f}–{cell.high:.2f}{unparsed})"
 
 
-def _facts(summary: Summary) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+def _print_facts(console: Console, summary: Summary) -> None:
+    """Print one line for each fact, without wrapping, so that digests can be copied."""
     version, gate = summary.model_version, summary.gate
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    table.add_row("model", f"{version.name} version {version.version}{aliases}")
-    table.add_row("gate", f"{gate.verdict}: {'; '.join(gate.reasons)}".removesuffix(": "))
-    table.add_row("dataset commit", summary.dataset_commit)
-    table.add_row("checkpoint digest", summary.checkpoint.digest)
+    facts = {
+        "model": f"{version.name} version {version.version}{aliases}",
+        "gate": f"{gate.verdict}: {'; '.join(gate.reasons)}".removesuffix(": "),
+        "dataset commit": summary.dataset_commit,
+        "checkpoint digest": summary.checkpoint.digest,
+    }
     if summary.quarantined:
         first = summary.quarantined[0]
-        such_as = printable(f"such as {first.file}: {first.reason}")
-        table.add_row("left out", escape(f"{len(summary.quarantined)}, {such_as}"))
-    table.add_row("seconds", ", ".join(f"{step} {value:.1f}" for step, value in summary.seconds.items()))
-    return table
+        facts["left out"] = f"{len(summary.quarantined)}, such as {first.file}: {first.reason}"
+    facts["seconds"] = ", ".join(f"{step} {value:.1f}" for step, value in summary.seconds.items())
+    for name, fact in facts.items():
+        console.print(f"{name:<18} {printable(fact)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_paths(console: Console, workspace: Workspace, summary: Summary) -> None:

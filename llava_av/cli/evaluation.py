@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -58,12 +59,15 @@ _QUESTIONS = (
 
 
 @app.command()
-def tasks() -> None:
+def tasks(as_json: AsJson = False) -> None:
     """List the tasks with their version and the rule that scores replies."""
     from llava_av.evaluation.tasks import load_task, task_names
 
-    for name in task_names():
-        task = load_task(name)
+    known = [load_task(name) for name in task_names()]
+    if as_json:
+        print_json([task.model_dump(mode="json") for task in known])
+        return
+    for task in known:
         print(f"{task.name} (version {task.version}, rule {task.rule})\n  {task.about}\n  data: {task.files}")
 
 
@@ -102,38 +106,48 @@ def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> No
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Run ID, models:/NAME/VERSION, s3://… or a folder.")],
-    second: Annotated[str, typer.Argument(help="The other model.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="Run ID, models:/NAME/VERSION, s3://… or a folder.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other model.")],
     task: Annotated[str | None, typer.Option(help="Task (default: the runs' held-out samples).")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write the comparison to.")] = None,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Compare two evaluated models on the same questions by paired difference, interval and exact test."""
+    """Compare two evaluated models on the same questions: A minus B, its interval and an exact test."""
     from llava_av.cli.session import session
     from llava_av.workflows.compare_models import compare_models_step
 
     with session(output_dir, need_mlflow=any(name.startswith("models:/") for name in (first, second))):
         compared = compare_models_step(first, second, task)
-    _show(compared)
+    if as_json:
+        print_json(compared.to_json())
+    else:
+        _show(compared)
     if output is not None:
         output.write_text(json.dumps(compared.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def _show(compared: "TaskComparison") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{compared.task.name} version {compared.task.version}, first minus second"
+    from llava_av.cli.display import result_console
+
+    paired = compared.paired
+    title = f"{compared.task.name} version {compared.task.version}"
     table = Table(title=title, title_justify="left")
-    for heading in ("questions", "n", "clips", "first", "second", "difference (95 % interval)", "p"):
+    for heading in ("questions", "n", "clips", "A", "B", "A minus B (95 % interval)", "p"):
         table.add_column(heading)
-    for name, cell in {"all": compared.paired.all, **compared.paired.kinds}.items():
+    for name, cell in {"all": paired.all, **paired.families, **paired.kinds}.items():
         difference = cell.difference
         interval = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
         shares = (f"{cell.first:.3f}", f"{cell.second:.3f}")
         counts = (str(cell.n), str(cell.clips))
         table.add_row(escape(printable(name)), *counts, *shares, interval, f"{cell.p:.3g}")
-    console = Console()
+    console = result_console()
     console.print(table)
+    for letter, checkpoint in zip("AB", compared.checkpoints, strict=True):
+        console.print(f"{letter}: {checkpoint.uri}", soft_wrap=True, highlight=False, markup=False)
     console.print("p: exact permutation test over clips; p for each kind is Holm-adjusted", highlight=False)

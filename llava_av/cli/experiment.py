@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json, print_rows
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.errors import UserError
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
@@ -16,6 +17,7 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 if TYPE_CHECKING:
     from llava_av.experiments.overview import ExperimentNode
     from llava_av.experiments.records import ExperimentRecord
+    from llava_av.runs import ComparedNumber
 
 __all__ = ["app"]
 
@@ -101,27 +103,25 @@ def check(
 
 
 @app.command("list")
-def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """List the records with their outcomes, oldest first."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("id", "created", "follows", "runs", "outcome", "title"):
-        table.add_column(title, overflow="fold")
-    for node in sorted(_tree(folder, output_dir), key=lambda node: (node.record.created, node.record.id)):
-        record = node.record
-        row = (
-            record.id,
-            record.created.isoformat(),
-            record.parent or "",
+    nodes = sorted(_tree(folder, output_dir), key=lambda node: (node.record.created, node.record.id))
+    if as_json:
+        print_json([node.model_dump(mode="json") for node in nodes])
+        return
+    columns = ("id", "created", "follows", "runs", "outcome", "title")
+    rows = [
+        (
+            node.record.id,
+            node.record.created.isoformat(),
+            node.record.parent or "",
             str(len(node.runs)),
             node.words,
-            record.title,
+            node.record.title,
         )
-        table.add_row(*map(escape, row))
-    Console().print(table)
+        for node in nodes
+    ]
+    print_rows(columns, rows)
 
 
 @app.command()
@@ -169,9 +169,10 @@ def graph(
     draw: Annotated[Path | None, typer.Option(help="File to draw the tree to: .svg or .html.")] = None,
 ) -> None:
     """Print the tree of experiments with their outcomes."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.tree import Tree
+
+    from llava_av.cli.display import result_console
 
     colours = {"met": "green", "missed": "red", "open": "yellow", "not run": "dim"}
     nodes = _tree(folder, output_dir)
@@ -181,7 +182,7 @@ def graph(
         del branches[node.depth + 1 :]
         words = f"[{colours[node.state]}]{escape(node.words)}[/]"
         branches.append(branches[-1].add(f"[bold]{node.record.id}[/] {words}\n{escape(node.record.title)}"))
-    Console().print(root)
+    result_console().print(root)
     if draw is not None:
         _draw(draw, nodes)
         print(draw)
@@ -189,36 +190,42 @@ def graph(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="ID of a record or of a run.")],
-    second: Annotated[str, typer.Argument(help="ID of the record or run to compare it with.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="ID of a record or of a run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="ID of the record or run to compare it with.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
+    as_json: AsJson = False,
 ) -> None:
-    """Compare the inputs and results of two runs, or of the newest runs of two experiments."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Compare the inputs and results of two runs, or of the newest runs of two experiments: A minus B."""
     from llava_av.cli.session import session
     from llava_av.storage import ObjectStore
     from llava_av.workflows.compare import compare_runs
 
     with session(output_dir, need_mlflow=False):
         compared = compare_runs(ObjectStore.from_env(), first, second)
-    print(f"run {compared.first} against run {compared.second}")
+    if as_json:
+        rows = [_row_json(row) for row in compared.rows]
+        print_json({"a": compared.first, "b": compared.second, "changes": compared.changes, "rows": rows})
+        return
+    print(f"A: run {compared.first}\nB: run {compared.second}")
     for change in compared.changes or ("the inputs do not differ",):
         print(change)
-    table = Table(box=None, pad_edge=False)
-    for title in ("accuracy", first, second, "difference", "95 % interval", ""):
-        table.add_column(title, overflow="fold")
-    for row in compared.rows:
-        table.add_row(
+    cells = [
+        (
             f"{row.ablation}.{row.family}",
-            f"{row.first:.3f}",
             f"{row.second:.3f}",
+            f"{row.first:.3f}",
             f"{row.value:+.3f}",
             f"{row.low:+.3f} to {row.high:+.3f}",
             "paired" if row.paired else "unpaired",
         )
-    Console().print(table)
+        for row in compared.rows
+    ]
+    print_rows(("accuracy", "A", "B", "A minus B", "95 % interval", ""), cells)
+
+
+def _row_json(row: "ComparedNumber") -> dict[str, object]:
+    names = {"second": "a", "first": "b", "value": "a_minus_b"}
+    return {names.get(name, name): value for name, value in row.model_dump(mode="json").items()}
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from llava_av.cli import model_versions
 from llava_av.cli.options import OutputDir, parsed_overrides
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
@@ -159,6 +160,11 @@ def export(
         )
         kind = export_model(workspace, model, target, options)
     print(f"{target}: {kind}")
+
+
+app.command("list")(model_versions.list_versions)
+app.command()(model_versions.show)
+app.command()(model_versions.pull)
 
 
 def _quiet() -> None:

@@ -18,7 +18,9 @@ __all__ = [
     "COMMITTED_DATASETS",
     "LOCAL_PROFILE",
     "AllowIncompleteRecord",
+    "AsJson",
     "EngineName",
+    "ExperimentName",
     "LauncherName",
     "OutputDir",
     "Overrides",
@@ -36,12 +38,19 @@ LOCAL_PROFILE = "cpu"
 """Default of `--profile`."""
 COMMITTED_DATASETS = "committed datasets as NAME (the newest commit) or NAME@COMMIT, separated by commas"
 """Part of the help of every `--dataset` that accepts committed datasets."""
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", help="Folder for state, logs and results.", show_default=True)
 ]
 EngineName = Annotated[
     str | None,
     typer.Option("--engine", help="deepspeed or torch (default: the recipe's; torch on macOS)."),
+]
+ExperimentName = Annotated[
+    str,
+    typer.Option(
+        "--experiment", help="Experiment record (default: dryrun for the demonstration, else own-data)."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

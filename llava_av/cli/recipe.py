@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir, Overrides, chosen_recipe
+from llava_av.cli.options import AsJson, OutputDir, Overrides, chosen_recipe
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -26,22 +26,24 @@ _LOG = logging.getLogger(__name__)
 app = typer.Typer(help="List and show recipes, and estimate their size.", no_args_is_help=True)
 
 _Name = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_all() -> None:
+def list_all(as_json: AsJson = False) -> None:
     """List the recipes of the project and of the package."""
     from llava_av.recipe import named_recipes
 
     recipes = named_recipes()
+    if as_json:
+        print(json.dumps([{"name": name, "purpose": purpose} for name, purpose in recipes.items()], indent=1))
+        return
     width = max(map(len, recipes), default=0)
     for name, description in recipes.items():
         print(f"{name:<{width}}  {description}".rstrip())
 
 
 @app.command()
-def show(name: _Name, overrides: Overrides = None, as_json: _AsJson = False) -> None:
+def show(name: _Name, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print a recipe with every default, and its digest, as YAML that is a recipe itself.
 
     Media settings that the base model of a recipe determines are left out.
@@ -64,7 +66,7 @@ def estimate(
     gpu_memory: Annotated[float, typer.Option(min=0.1, help="Memory of each GPU in GiB.")] = 80.0,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each sample's text.")] = 256,
     overrides: Overrides = None,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Estimate parameters, memory and checkpoint size; exit with 1 if the recipe does not fit the GPUs."""
@@ -107,11 +109,11 @@ def _reading_base(recipe: "Recipe", output_dir: Path) -> AbstractContextManager[
 
 
 def _print(stages: "Mapping[str, Estimate]") -> None:
-    from rich.console import Console
+    from llava_av.cli.display import result_console
 
     found = next(iter(stages.values()))
     engine = found.engine if found.zero_stage is None else f"{found.engine}, ZeRO {found.zero_stage}"
-    console = Console()
+    console = result_console()
     console.print(
         f"{found.recipe} on {found.gpus} GPUs ({engine}, {found.precision}), digest {found.digest[:16]}",
         soft_wrap=True,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["lineage", "model_card", "reproduce", "rollback"]
@@ -23,6 +24,7 @@ def rollback(
         str | None,
         typer.Option(help="Version to restore (default: the previous champion)."),
     ] = None,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Move the alias `champion` back to an earlier champion, and record the reason."""
@@ -32,7 +34,10 @@ def rollback(
     require_state(output_dir, model)
     with session(output_dir):
         move = roll_back_step(model, to=to, reason=reason)
-    print(move.line())
+    if as_json:
+        print_json(move.model_dump(mode="json"))
+    else:
+        print(move.line())
 
 
 def lineage(
@@ -43,10 +48,10 @@ def lineage(
     draw: Annotated[Path | None, typer.Option(help="File to draw the lineage to: .svg or .html.")] = None,
 ) -> None:
     """Show the origin and use of a model version; exit with 1 if its checkpoint is not verified."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.tree import Tree
 
+    from llava_av.cli.display import result_console
     from llava_av.cli.session import require_state, session
     from llava_av.report.lineage_tree import history_boxes
     from llava_av.report.tree_diagram import write_diagram
@@ -67,7 +72,7 @@ def lineage(
             lines += [f"[{colours[box.state]}]{escape(line)}[/]" for line in box.lines[-1:]]
             del branches[box.depth :]
             branches.append(branches[-1].add("\n".join(lines)) if branches else Tree("\n".join(lines)))
-        Console().print(branches[0])
+        result_console().print(branches[0])
     if draw is not None:
         write_diagram(draw, f"Lineage of {version_uri(version)}", boxes)
     raise typer.Exit(0 if history.verified else 1)
@@ -101,6 +106,7 @@ def reproduce(
         bool,
         typer.Option("--any-environment", help="Accept packages that differ from the lock file."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model version again from its lineage and compare; exit with 1 if the results differ."""
     from llava_av.cli.session import require_state, session
@@ -116,6 +122,8 @@ def reproduce(
             scratch=scratch,
             any_environment=any_environment,
         )
-    for line in made.lines():
-        print(line)
+    if as_json:
+        print_json(made.to_json())
+    else:
+        print(*made.lines(), sep="\n")
     raise typer.Exit(0 if made.identical or made.within_intervals else 1)

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from llava_av.errors import UserError
 from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals, set_variables
 from llava_av.workflows.runtime.workspace import OUTPUT_VARIABLE, Workspace
 
-__all__ = ["require_state", "session"]
+if TYPE_CHECKING:
+    from llava_av.storage import ObjectStore
+
+__all__ = ["require_state", "session", "stored_objects"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ def session(
     wait_for_mlflow: bool = True,
     require_mlflow: bool = True,
     on_signal: str = "",
+    resumes: bool = False,
 ) -> Iterator[Workspace]:
     """Create the folder, start or join its servers, and set the variables for child processes.
 
@@ -61,6 +65,7 @@ def session(
         require_mlflow: False to log only a warning if the configured MLflow does not answer.
         on_signal: Text to log at the first signal if the block ends the children itself, in order; empty to
             end them immediately.
+        resumes: True if the same command continues the interrupted work, which is logged then.
     """
     from llava_av.services import service_environment
 
@@ -86,8 +91,33 @@ def session(
             # Child processes must not import modules from the current folder.
             "PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH", "1"),
         }
-        with set_variables(variables):
+        with set_variables(variables), _describing_resume() if resumes else contextlib.nullcontext():
             yield workspace
+
+
+@contextlib.contextmanager
+def stored_objects(output_dir: Path, wanted: str) -> Iterator["ObjectStore"]:
+    """Start or join the S3 server of an output folder that has state, and yield the store.
+
+    Args:
+        output_dir: Folder of state, logs and results.
+        wanted: The object that the command looks for, for the message if the folder has no state.
+    """
+    from llava_av.storage import ObjectStore
+
+    require_state(output_dir, wanted)
+    with session(output_dir, need_mlflow=False):
+        yield ObjectStore.from_env()
+
+
+@contextlib.contextmanager
+def _describing_resume() -> Iterator[None]:
+    """Log how to resume if a signal ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        _LOG.warning("interrupted: run the same command again to resume; finished work is reused")
+        raise
 
 
 def _make(workspace: Workspace) -> None:

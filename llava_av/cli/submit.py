@@ -8,6 +8,7 @@ import typer
 from llava_av.cli.options import (
     COMMITTED_DATASETS,
     AllowIncompleteRecord,
+    ExperimentName,
     OutputDir,
     Overrides,
     ProfileChanges,
@@ -39,7 +40,7 @@ def submit(
         typer.Option(help="Seed of weights and order (default: the recipe's)."),
     ] = None,
     overrides: Overrides = None,
-    experiment: Annotated[str, typer.Option(help="Experiment record in the image.")] = "dryrun",
+    experiment: ExperimentName = "",
     name: Annotated[str, typer.Option(help="Name in the printed manifest (default: a hash).")] = "",
     show: Annotated[bool, typer.Option("--print", help="Print the manifest without submitting it.")] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -57,11 +58,13 @@ def submit(
     if image:
         changes["image"] = image
     from llava_av.launch import load_profile
+    from llava_av.workflows.open_run import default_record
     from llava_av.workflows.runtime.job_target import processes_for
 
     where = load_profile(profile, changes)
     chosen = chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True)
     chosen = chosen.with_overrides(processes_for(where))
+    experiment = default_record(experiment, dataset)
     options = ("--allow-incomplete-record",) if allow_incomplete_record else ()
     spec = _training(chosen, dataset, experiment, options)
     if show:

@@ -6,7 +6,7 @@ from llava_av.documents import close_name
 from llava_av.plurals import listed
 from llava_av.storage import ObjectStore, StoreError
 
-__all__ = ["full_id", "no_dataset"]
+__all__ = ["dataset_names", "full_id", "no_dataset"]
 
 _MAX_NAMED = 8
 
@@ -39,14 +39,23 @@ def full_id(store: ObjectStore, name: str, wanted: str) -> str:
     )
 
 
+def dataset_names(store: ObjectStore) -> list[str]:
+    """Return the names of all datasets.
+
+    Raises:
+        StoreError: The store cannot be listed.
+    """
+    keys = [info.key.split("/") for info in store.list("datasets/")]
+    return [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
+
+
 def no_dataset(store: ObjectStore, name: str) -> CommitError:
     """Return the error for a dataset that does not exist, with the nearest name and the existing ones."""
     try:
-        keys = [info.key.split("/") for info in store.list("datasets/")]
+        names = dataset_names(store)
     except StoreError:  # S3 keys with few permissions cannot list
         existing = "the existing ones cannot be listed"
     else:
-        names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
         near = close_name(name, names)
         guess = f"did you mean {near}? " if near else ""
         existing = f"{guess}existing are {listed(names, _MAX_NAMED)}" if names else "there is no dataset yet"

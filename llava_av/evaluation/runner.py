@@ -101,7 +101,9 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
 
 
 def _evaluate(job: _Job, work: Path, started: float) -> None:
+    _report_phase(job, "fetching the model and the samples")
     data, folder, base = job.group.local_rank_zero_first(lambda: _fetch(job, work))
+    _report_phase(job, "checking that the samples fit the model")
     samples, unfit = _fit_samples(job, data, folder)
     questions = Questions(data, samples, seed=job.work.seed)
     ablations = _ABLATIONS if questions.can_exchange_audio else _WITHOUT_SHUFFLING
@@ -112,10 +114,16 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     if done and job.group.is_rank_zero:
         _LOG.info("%d of %d answers already exist", len(done), total)
     if len(done) < total:
+        _report_phase(job, "loading the model")
         _ask_share(job, (folder, base), questions, ablations, done)
     job.group.wait()
     if job.group.is_rank_zero:
         _finish(job, samples, unfit, ablations, started)
+
+
+def _report_phase(job: _Job, name: str) -> None:
+    if job.group.is_rank_zero:
+        report_progress("evaluate", 0, 0, name)
 
 
 def _open(run_id: str, at: str) -> _Job:

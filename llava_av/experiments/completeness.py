@@ -7,7 +7,7 @@ from llava_av.experiments.changes import changes_between, current_line
 from llava_av.experiments.records import ExperimentError, ExperimentRecord, load_record, read_record
 from llava_av.experiments.template import TEMPLATE_WORDS
 from llava_av.recipe import RecipeError, load_recipe
-from llava_av.registry.expectations import misspelt
+from llava_av.registry.expectations import ANY_FAMILY, misspelt
 from llava_av.vocabulary import QuestionFamily
 
 __all__ = ["RecordNeeds", "computed_changes", "problems", "require_record"]
@@ -54,7 +54,8 @@ def _unknown_names(record: ExperimentRecord) -> list[str]:
     found = []
     for number, expectation in enumerate(record.expected):
         where, (_, _, family, *_) = f"expected.{number}", expectation.metric.split(".")
-        if expectation.task is None and record.dataset == "demo" and family not in set(QuestionFamily):
+        known = {*QuestionFamily, ANY_FAMILY}
+        if expectation.task is None and record.dataset == "demo" and family not in known:
             found.append(
                 f"{where}: {expectation.metric}: the family {family!r} is not one of "
                 f"{', '.join(QuestionFamily)}: name the dataset that has it under dataset:"

@@ -18,6 +18,7 @@ from llava_av.experiments.records import (
 )
 from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Baseline
+from llava_av.registry.expectations import check_all
 from llava_av.runs import Change, EvaluationResult, Over, RunOutcome
 
 __all__ = [
@@ -127,7 +128,7 @@ def make_outcome(
         dataset_commit=dataset_commit,
         git_commit=git_commit,
         git_dirty=git_dirty,
-        checks=tuple(expectation.check(evaluation, baselines) for expectation in record.expected),
+        checks=check_all(record.expected, evaluation, baselines),
         recipe=recipe,
         changes=tuple(changes),
         incomplete=tuple(incomplete),

@@ -23,6 +23,7 @@ from llava_av.recipe.training import TrainingRecipe
 
 __all__ = ["Recipe"]
 
+_NAME = r"^[a-z0-9][a-z0-9.-]*$"
 # The defaults, so that recipes with them keep the digests and run IDs that earlier versions gave them.
 _SHARDING = {"num_processes": 2, "zero_stage": 2, "offload_optimizer": False}
 
@@ -30,9 +31,12 @@ _SHARDING = {"num_processes": 2, "zero_stage": 2, "offload_optimizer": False}
 class Recipe(Section):
     """Everything that a run depends on except code and data."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    """Lower-case name. The registered model has this name after training on the demonstration dataset, and
-    the name RECIPE-DATASET, such as `my-recipe-my-clips`, after training on any other dataset."""
+    name: str = Field(pattern=_NAME)
+    """Lower-case name."""
+    registered_model: str | None = Field(default=None, pattern=_NAME)
+    """Registered model that the run becomes a version of, so that it competes with its champion. If null, the
+    model has the recipe's `name` after training on the demonstration dataset, and the name RECIPE-DATASET,
+    such as `my-recipe-my-clips`, after training on any other dataset."""
     seed: int = Field(default=0, ge=0, le=2**53)
     """Seed of weights, data order and demonstration dataset."""
     model: ModelRecipe

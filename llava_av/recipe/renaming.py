@@ -53,6 +53,7 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType({"model.over_
 """Renamed values by current path: the earlier one to the current one."""
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
+        "registered_model": None,
         "model.adapter": None,
         "training.epochs": None,
         "training.precision": "fp32",

@@ -11,7 +11,10 @@ from llava_av.registry.baselines import Baseline
 from llava_av.runs import Check, EvaluationResult, Interval, Operator, Over
 from llava_av.vocabulary import HELD_OUT_TASK, Ablation, QuestionFamily
 
-__all__ = ["Expectation", "misspelt"]
+__all__ = ["ANY_FAMILY", "Expectation", "check_all", "misspelt"]
+
+ANY_FAMILY = "*"
+"""Family of a metric that stands for each family of the evaluation."""
 
 Bound = float | Literal["chance"]
 _INTERVAL = ("value", "low", "high")
@@ -27,7 +30,7 @@ class Expectation(FrozenModel):
     metric: str
     """Dotted path into evaluation.json: `accuracy.<ablation>.<family>`, `loss.<ablation>.<family>` or
     `differences.<ablation>.<family>`; a suffix `.low`, `.high`, `.n` or `.unparsed` names a part of the cell
-    instead of its value."""
+    instead of its value. The family `*` stands for each family of the evaluation."""
     task: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     """Task of the number, as `llava-av evaluate --task` names it; the held-out split if None."""
     over: Over | None = None
@@ -93,6 +96,15 @@ class Expectation(FrozenModel):
         )
         return found
 
+    def of_each_family(self, evaluation: EvaluationResult) -> "tuple[Expectation, ...]":
+        """Return this expectation, or one for each family of the evaluation if its family is `*`."""
+        judged = evaluation.tasks.get(self.task) if self.task else evaluation
+        table, ablation, family, *part = self.metric.split(".")
+        if family != ANY_FAMILY or judged is None:
+            return (self,)
+        names = (".".join([table, ablation, name, *part]) for name in judged.accuracy[Ablation.AUDIO_VISUAL])
+        return tuple(self.model_copy(update={"metric": name}) for name in names)
+
     def check(self, evaluation: EvaluationResult, baselines: Mapping[Over, Baseline] | None = None) -> Check:
         """Compare the number with the bound.
 
@@ -147,6 +159,16 @@ class Expectation(FrozenModel):
         if ablation not in rows:
             return _missing("ablation", ablation, rows)
         return "" if family in rows[ablation] else _missing("family", family, rows[ablation])
+
+
+def check_all(
+    expectations: Iterable[Expectation],
+    evaluation: EvaluationResult,
+    baselines: Mapping[Over, Baseline] | None = None,
+) -> tuple[Check, ...]:
+    """Compare the number of each expectation, or of each family if its family is `*`, with its bound."""
+    each = (one for expectation in expectations for one in expectation.of_each_family(evaluation))
+    return tuple(one.check(evaluation, baselines) for one in each)
 
 
 def _missing(what: str, name: str, known: Iterable[str]) -> str:

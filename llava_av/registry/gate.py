@@ -9,11 +9,11 @@ from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 from llava_av.named_files import FileKind, named_folders
 from llava_av.registry.baselines import Baseline
-from llava_av.registry.expectations import Expectation, misspelt
+from llava_av.registry.expectations import Expectation, check_all, misspelt
 from llava_av.runs import Check, EvaluationResult, GateDecision, Over
 from llava_av.vocabulary import Ablation, QuestionFamily
 
-__all__ = ["Gate", "GateError", "evaluate_gate", "load_gate"]
+__all__ = ["Gate", "GateError", "applicable_gate", "evaluate_gate", "load_gate"]
 
 
 class GateError(UserError):
@@ -26,7 +26,9 @@ class Gate(FrozenModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Lower-case name; also the name of the file."""
     family: str | None = None
-    """Family of questions that the evaluation must have, or nothing is decided. None: any."""
+    """Family of questions that the evaluation must have. None: any."""
+    otherwise: str | None = None
+    """Name of the gate that decides if the evaluation lacks `family`. None: nothing is decided."""
     record: bool = True
     """True to apply the expectations of the experiment record as rules as well."""
     rules: tuple[Expectation, ...]
@@ -56,6 +58,16 @@ def load_gate(given: str) -> Gate:
     return gate
 
 
+def applicable_gate(gate: Gate, evaluation: EvaluationResult) -> Gate:
+    """Return the gate, or the one in `otherwise` if the evaluation lacks the gate's family.
+
+    Raises:
+        GateError: The gate in `otherwise` does not exist or is invalid.
+    """
+    applies = gate.family is None or gate.family in evaluation.accuracy.get(Ablation.AUDIO_VISUAL, {})
+    return gate if applies or gate.otherwise is None else load_gate(gate.otherwise)
+
+
 def evaluate_gate(
     evaluation: EvaluationResult,
     expected: Sequence[Expectation],
@@ -76,7 +88,7 @@ def evaluate_gate(
     accuracy = evaluation.accuracy.get(Ablation.AUDIO_VISUAL)
     if not accuracy:
         raise GateError("evaluation.json has no accuracy.av: run the evaluation again")
-    checks = tuple(expectation.check(evaluation, baselines) for expectation in expected)
+    checks = check_all(expected, evaluation, baselines)
     if gate.family is not None and gate.family not in accuracy:
         kinds = ", ".join(accuracy)
         reason = f"the gate judges {gate.family} questions, and this dataset has only {kinds} questions"
@@ -84,7 +96,7 @@ def evaluate_gate(
     has_champion = "champion" in (baselines or {})
     rules = tuple(
         check
-        for check in (rule.check(evaluation, baselines) for rule in gate.rules)
+        for check in check_all(gate.rules, evaluation, baselines)
         if _decides(check, has_champion=has_champion)
     )
     judged = (*rules, *(checks if gate.record else ()))

@@ -51,7 +51,14 @@ from llava_av.runs.request import (
     named_datasets,
 )
 from llava_av.runs.run import Run, RunMissing
-from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary, unfit_sample_name
+from llava_av.runs.summary import (
+    ExpectedResult,
+    GateSummary,
+    ModelVersion,
+    QuarantinedFile,
+    Summary,
+    unfit_sample_name,
+)
 from llava_av.runs.training import (
     BadSample,
     BadSamplesReport,
@@ -91,6 +98,7 @@ __all__ = [
     "EvaluationCost",
     "EvaluationResult",
     "EvaluationWork",
+    "ExpectedResult",
     "ExperimentName",
     "GateDecision",
     "GateSummary",

@@ -247,10 +247,11 @@ class PairedCell(ArtifactPart):
 
 
 class PairedComparison(ArtifactPart):
-    """Two models under one ablation, over all questions and by kind."""
+    """Two models under one ablation, over all questions, by family and by kind."""
 
     ablation: str
     all: PairedCell
+    families: dict[str, PairedCell]
     kinds: dict[str, PairedCell]
 
 

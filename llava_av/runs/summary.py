@@ -9,7 +9,7 @@ from llava_av.runs.evaluation import Accuracy
 from llava_av.runs.training import CheckpointName
 from llava_av.vocabulary import GateVerdict
 
-__all__ = ["GateSummary", "ModelVersion", "QuarantinedFile", "Summary", "unfit_sample_name"]
+__all__ = ["ExpectedResult", "GateSummary", "ModelVersion", "QuarantinedFile", "Summary", "unfit_sample_name"]
 
 
 class ModelVersion(ArtifactPart):
@@ -49,6 +49,15 @@ def unfit_sample_name(sample: str, split: str) -> str:
     return f"sample {sample} of {split}"
 
 
+class ExpectedResult(ArtifactPart):
+    """An expectation of the experiment record with the observed value."""
+
+    outcome: str
+    """Such as `accuracy.av.joint at least 0.90: 0.97 [0.93, 0.99], met by 0.07`."""
+    met: bool | None
+    """None if it was not measured."""
+
+
 class Summary(Artifact):
     """Contents of summary.json."""
 
@@ -62,6 +71,8 @@ class Summary(Artifact):
     accuracy: dict[str, dict[str, Accuracy]]
     """By ablation, then by question family."""
     gate: GateSummary
+    expected: tuple[ExpectedResult, ...] = ()
+    """Expectations of the experiment record, in its order."""
     seconds: dict[str, NonNegativeFloat]
     """Duration of each step, without a total."""
     quarantined: tuple[QuarantinedFile, ...]

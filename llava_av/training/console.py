@@ -7,10 +7,17 @@ from collections.abc import Mapping
 
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 
-__all__ = ["ProgressReport", "coarse_duration"]
+__all__ = ["ProgressReport", "coarse_duration", "report_phase"]
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL_S = 60.0
+
+
+def report_phase(name: str) -> None:
+    """Report what training does before its next step, such as `loading the model`; rank zero calls it."""
+    report_progress("train", 0, 0, name)
+    if not os.environ.get(PROGRESS_VARIABLE):
+        _LOG.info("%s", name)
 
 
 class ProgressReport:
@@ -57,7 +64,9 @@ class ProgressReport:
             parts.append(f"MFU {100 * metrics['mfu']:.0f} %")
         done, left = step - self._first, self._steps - step - 1
         if done and left:
-            parts.append(f"ETA {coarse_duration((now - self._started) / done * left)}")
+            step_s = (now - self._started) / done
+            parts.append(f"{1 / step_s:.1f} it/s" if step_s < 1 else f"{step_s:.1f} s/it")
+            parts.append(f"ETA {coarse_duration(step_s * left)}")
         return ", ".join(parts)
 
 

@@ -67,6 +67,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         index = whole.schedule.named(only).index
         _LOG.info("stage %s is already trained: %s", only, finished[index].checkpoint.uri)
         return
+    job.report_phase("reading the samples")
     datasets = read_datasets(job)
     with contextlib.ExitStack() as block:
         media = block.enter_context(streamed_media(job, datasets))

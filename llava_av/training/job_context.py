@@ -22,6 +22,7 @@ from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe, media_differences
 from llava_av.runs import Run, RunRequest, TrainedStage
 from llava_av.storage import ObjectStore
+from llava_av.training.console import report_phase
 from llava_av.training.engines import reads_weights, start_processes
 from llava_av.training.fresh_start import deferred_fresh_model, has_several_local_processes
 from llava_av.training.stages import JobStage
@@ -67,6 +68,11 @@ class JobContext:
     def folder(self) -> Path:
         """Return this run's own local folder."""
         return self.work / self.run.id
+
+    def report_phase(self, name: str) -> None:
+        """Report what all processes do before the next step; only rank zero does so."""
+        if self.is_rank_zero:
+            report_phase(name)
 
     @property
     def is_rank_zero(self) -> bool:

@@ -154,9 +154,11 @@ class _StageTraining:
 
     def __init__(self, job: JobContext, shared: SharedByStages, data: TrainingData) -> None:
         self._job, self._shared, self._data = job, shared, data
+        job.report_phase("loading the model")
         self._model, self._processor = model, processor = load_model(job, data.train)
         if shared.tracked is None:
             require_later_stages(job.request.recipe, job.stage.span.index, model.config)
+        job.report_phase("checking that the samples fit the model")
         self._samples, sizes = shared.fit.select(data.train, processor)
         self._device = _prepare(model, job.recipe.training)
         # Counted first, because an engine may shard the weights.
@@ -165,6 +167,7 @@ class _StageTraining:
         self._costs = self._estimated(sizes)
         self._weights = mix_weights(job.recipe, self._samples)
         self._new_order = job.stage.new_order(self._samples, self._weights)
+        job.report_phase("preparing the engine")
         self._engine: Engine = build_engine(model, job.recipe)
         forget_fresh_weights(job.folder)
         seed_generators(job.stage.seed, job.rank)
@@ -182,6 +185,7 @@ class _StageTraining:
     def run(self, *, more: bool) -> StageEnd:
         """Take the remaining steps; see `train_stage`."""
         job, shared, recipe = self._job, self._shared, self._job.recipe
+        job.report_phase("looking for a checkpoint to resume from")
         checkpointer, resumed = self._checkpointer, self._restore()
         span = job.stage.span
         steps = range(resumed.step if resumed else span.first, span.end)
@@ -206,6 +210,7 @@ class _StageTraining:
             )
             model = EngineModel(engine=self._engine, config=self._model.config, device=self._device)
             self._trainer = trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
+            job.report_phase("decoding the first samples")
             batches = self._loader(cache).batches(steps)
             try:
                 last = run_steps(job, trainer, batches, checkpointer, tracked, shared.phases, held_out, mix)

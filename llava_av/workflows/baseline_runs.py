@@ -1,20 +1,17 @@
 """Baselines of a run: the parent experiment's run and the champion, compared question by question."""
 
 import datetime
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llava_av.evaluation.statistics import paired_bootstrap
+from llava_av.evaluation.comparison import paired_differences
 from llava_av.experiments.changes import changes_between
 from llava_av.registry.baselines import Baseline
 from llava_av.registry.versions import load_version
 from llava_av.runs import (
     Change,
     EvaluationResult,
-    Interval,
     Over,
-    Prediction,
     Registration,
     Run,
     RunOutcome,
@@ -35,9 +32,6 @@ __all__ = [
     "newest_run",
     "write_outcome_index",
 ]
-
-_Question = tuple[str, str, str, str]
-_Cells = dict[tuple[str, str], dict[_Question, Prediction]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +72,7 @@ def baseline_of(evaluated: EvaluatedRun, other: Run, *, label: str) -> Baseline:
         task: Baseline(
             label=label,
             evaluation=found,
-            paired=_paired(
-                evaluated,
+            paired=paired_differences(
                 evaluated.run.predictions(own.tasks[task], evaluated.place(task)),
                 other.predictions(found, baseline.place(task)),
             ),
@@ -87,7 +80,7 @@ def baseline_of(evaluated: EvaluatedRun, other: Run, *, label: str) -> Baseline:
         for task, found in evaluation.tasks.items()
         if task in own.tasks and _same_questions(own.tasks[task], found)
     }
-    paired = _paired(evaluated, evaluated.run.predictions(own), other.predictions(evaluation))
+    paired = paired_differences(evaluated.run.predictions(own), other.predictions(evaluation))
     return Baseline(label=label, evaluation=evaluation, paired=paired, tasks=tasks)
 
 
@@ -155,33 +148,3 @@ def changes_against(run: Run, other: Run) -> tuple[Change, ...]:
         names = (str(state.git.commit or state.digest)[:12] for state in (before, after))
         changes += (Change(what="code", before=next(names), after=next(names)),)
     return changes
-
-
-def _paired(
-    evaluated: EvaluatedRun, mine: tuple[Prediction, ...], theirs: tuple[Prediction, ...]
-) -> dict[str, dict[str, Interval]]:
-    """Return differences by ablation and family of the same questions; none if the questions differ."""
-    own, other = _cells(mine), _cells(theirs)
-    recipe = evaluated.request.recipe
-    found: dict[str, dict[str, Interval]] = defaultdict(dict)
-    for ablation, family in own.keys() & other.keys():
-        first, second = own[ablation, family], other[ablation, family]
-        if first.keys() != second.keys():
-            return {}
-        order = sorted(first)
-        found[ablation][family] = paired_bootstrap(
-            [first[key].correct for key in order],
-            [second[key].correct for key in order],
-            [first[key].clip or f"sample {first[key].id}" for key in order],
-            draws=recipe.evaluation.bootstrap_draws,
-            seed=recipe.seed,
-        )
-    return dict(found)
-
-
-def _cells(predictions: tuple[Prediction, ...]) -> _Cells:
-    """Return answers by ablation and family, then by question."""
-    found: _Cells = defaultdict(dict)
-    for item in predictions:
-        found[item.ablation, item.family][item.id, item.kind, item.question, item.answer] = item
-    return found

@@ -30,31 +30,33 @@ class RunComparison:
     """Differences between two runs."""
 
     first: str
-    """ID of the baseline run."""
+    """ID of run A."""
     second: str
+    """ID of run B, the baseline."""
     changes: tuple[str, ...]
-    """Differences in recipe, dataset and code, a line each."""
+    """Differences in recipe, dataset and code, a line each, from B to A."""
     rows: tuple[ComparedNumber, ...]
+    """Accuracies of A minus those of B."""
 
 
 def compare_runs(store: ObjectStore, first: str, second: str) -> RunComparison:
-    """Compare two runs, or the newest runs of two experiments.
+    """Compare two runs, or the newest runs of two experiments: the first minus the second.
 
     Args:
         store: Store of the runs.
-        first: ID of a run, or of an experiment record.
-        second: ID of the run or record to compare with it.
+        first: ID of run A, or of an experiment record.
+        second: ID of the baseline: run B, or of an experiment record.
 
     Raises:
         RunMissing: A run does not exist, or is not evaluated.
         ExperimentError: Neither a run nor a record has this name.
     """
-    base = _run(store, first)
-    run = _run(store, second, like=base.request())
+    run = _run(store, first)
+    base = _run(store, second, like=run.request())
     evaluated = read_evaluated_run(run)
-    rows = compared_numbers(evaluated.evaluation, baseline_of(evaluated, base, label=first))
+    rows = compared_numbers(evaluated.evaluation, baseline_of(evaluated, base, label=second))
     changes = tuple(change.line().replace("`", "") for change in changes_against(run, base))
-    return RunComparison(first=base.id, second=run.id, changes=changes, rows=rows)
+    return RunComparison(first=run.id, second=base.id, changes=changes, rows=rows)
 
 
 def compared_numbers(own: EvaluationResult, baseline: Baseline) -> tuple[ComparedNumber, ...]:

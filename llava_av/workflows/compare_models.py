@@ -4,7 +4,6 @@ from pydantic import JsonValue
 
 from llava_av.evaluation.comparison import compare_predictions, require_same_task
 from llava_av.frozen import FrozenModel
-from llava_av.recipe import EvaluationRecipe
 from llava_av.runs import (
     CheckpointName,
     EvaluatedDataset,
@@ -37,14 +36,13 @@ class TaskComparison(FrozenModel):
 
 
 @retry_transient
-def compare_models_step(first: str, second: str, task: str | None, *, seed: int = 0) -> TaskComparison:
-    """Compare two models on the same questions; both must be evaluated on them.
+def compare_models_step(first: str, second: str, task: str | None) -> TaskComparison:
+    """Compare two models on the same questions, first minus second; both must be evaluated on them.
 
     Args:
         first: A model, in any form that `find_model` accepts.
         second: The other model.
         task: Name of the task; None for the runs' own evaluations.
-        seed: Seed of the resamples.
 
     Raises:
         RunMissing: A model is not evaluated on the task.
@@ -54,12 +52,11 @@ def compare_models_step(first: str, second: str, task: str | None, *, seed: int 
     one, answers = _evaluated(store, first, task)
     other, other_answers = _evaluated(store, second, task)
     noted = require_same_task(one, other)
-    draws = EvaluationRecipe().bootstrap_draws
     return TaskComparison(
         task=noted,
         dataset=one.dataset,
         checkpoints=(one.checkpoint, other.checkpoint),
-        paired=compare_predictions(answers, other_answers, draws=draws, seed=seed),
+        paired=compare_predictions(answers, other_answers),
     )
 
 

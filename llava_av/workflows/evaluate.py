@@ -3,6 +3,8 @@
 import logging
 
 from llava_av.evaluation.job_request import work_of_run
+from llava_av.plurals import count_of
+from llava_av.processes import report_progress
 from llava_av.runs import EvaluationResult, GateDecision, Run, RunRequest, Scores, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.tracking.mlflow_run import log_metrics
@@ -44,6 +46,7 @@ def evaluate_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCA
         _LOG.info("run %s is already evaluated", run.id)
     else:
         processes = processes_of(target, request.recipe.evaluation.num_processes)
+        report_progress("evaluate", 0, 0, f"starting {count_of(processes or 1, 'process', 'processes')}")
         with run.timed("evaluate"):
             run_job(workspace, run, target, name="evaluation", module=MODULE, processes=processes)
         done = run.read(EvaluationResult)

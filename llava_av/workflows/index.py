@@ -14,20 +14,19 @@ from llava_av.experiments.records import (
     list_records,
 )
 from llava_av.files import write_whole
-from llava_av.registry.history import AliasHistory
 from llava_av.report.labels import ordered_families
 from llava_av.report.run_index.index_page import IndexedTask, IndexInputs, write_index
 from llava_av.runs import EvaluationResult, Run, RunOutcome
-from llava_av.runs.names import REPORT, RUNS, split_evaluation_place
+from llava_av.runs.names import REPORT, split_evaluation_place
 from llava_av.storage import ObjectStore, map_parallel
 from llava_av.vocabulary import Ablation
-from llava_av.workflows.indexed_run import AliasesByVersion, StoredRun, indexed_run, read_stored_run
+from llava_av.workflows.indexed_run import StoredRun
 from llava_av.workflows.open_run import read_run_record
 from llava_av.workflows.runtime.retry import retry_transient
+from llava_av.workflows.stored_runs import read_stored_runs
 
 __all__ = ["IndexPage", "index_step"]
 
-_MODELS = "models/"
 _REPORTS = "reports"
 _WORKERS = 16
 _Sizes = Mapping[str, Mapping[str, int]]
@@ -57,36 +56,22 @@ def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> Ind
     Raises:
         StoreError: S3 cannot be used.
     """
-    sizes = _sizes(store)
-    read = map_parallel(
-        lambda run: read_stored_run(Run(store=store, id=run), sizes[run]), sizes, workers=_WORKERS
+    stored = read_stored_runs(store)
+    pages = _reports(
+        store, folder, {one.run.id: stored.sizes[one.run.id] for one in stored.runs}, fetch=reports
     )
-    stored = {one.run.id: one for one in read if one is not None}
-    pages = _reports(store, folder, {run: sizes[run] for run in stored}, fetch=reports)
-    aliases = _aliases(store)
-    runs = [indexed_run(one, aliases, pages.get(run, "")) for run, one in stored.items()]
-    # Earlier versions did not record when a run was opened: those runs come last.
-    runs.sort(key=lambda run: (run.at.timestamp() if run.at else 0.0, run.run), reverse=True)
+    runs = stored.rows(pages)
     page = folder / "index.html"
     write_index(
         page,
         IndexInputs(
             bucket=store.uri("").rstrip("/"),
-            runs=tuple(runs),
-            tasks=tuple(_tasks(store, sizes)),
-            experiments=_experiments(stored.values()),
+            runs=runs,
+            tasks=tuple(_tasks(store, stored.sizes)),
+            experiments=_experiments(stored.runs),
         ),
     )
     return IndexPage(page=page, runs=len(runs), reports=len(pages))
-
-
-def _sizes(store: ObjectStore) -> _Sizes:
-    """Return the sizes of all objects of runs, from a single listing."""
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for info in store.list(RUNS):
-        run, _, name = info.key.removeprefix(RUNS).partition("/")
-        found[run][name] = info.size
-    return dict(found)
 
 
 def _reports(store: ObjectStore, folder: Path, found: _Sizes, *, fetch: bool) -> dict[str, str]:
@@ -110,16 +95,6 @@ def _fetch_report(store: ObjectStore, run: str, path: Path) -> None:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _aliases(store: ObjectStore) -> AliasesByVersion:
-    """Return the aliases of each model version, from the record of moves."""
-    models = sorted({info.key.removeprefix(_MODELS).split("/")[0] for info in store.list(_MODELS)})
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for model in models:
-        for alias, version in AliasHistory(store, model).holders().items():
-            found[model, version] = (*found.get((model, version), ()), alias)
-    return found
 
 
 def _tasks(store: ObjectStore, sizes: _Sizes) -> Iterable[IndexedTask]:
@@ -147,17 +122,18 @@ def _tasks(store: ObjectStore, sizes: _Sizes) -> Iterable[IndexedTask]:
 
 
 def _experiments(stored: Iterable[StoredRun]) -> tuple[ExperimentNode, ...]:
-    """Return the records of the checkout and of the runs, with the outcomes of the bucket's runs."""
+    """Return the records of the bucket's runs, with their outcomes; the checkout's text of a record wins."""
     outcomes: dict[str, list[RunOutcome]] = defaultdict(list)
     newest: dict[str, Run] = {}
     for one in stored:
         newest[one.request.experiment.id] = one.run
         if one.outcome is not None:
             outcomes[one.request.experiment.id].append(one.outcome)
-    records = _records_here()
-    for experiment, run in newest.items():
-        if experiment not in records:
-            records[experiment] = read_run_record(run)
+    here = _records_here()
+    records = {
+        experiment: here[experiment] if experiment in here else read_run_record(run)
+        for experiment, run in newest.items()
+    }
     observed = {
         experiment: tuple(
             dict.fromkeys(

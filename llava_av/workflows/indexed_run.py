@@ -42,6 +42,15 @@ class StoredRun:
     gate: GateDecision | None
     outcome: RunOutcome | None
 
+    @property
+    def at(self) -> datetime.datetime | None:
+        """Time at which the run was opened; for a run of an earlier version, the day of its outcome."""
+        if self.opened is not None:
+            return self.opened.at
+        if self.outcome is None:
+            return None
+        return datetime.datetime.combine(self.outcome.date, datetime.time(), datetime.UTC)
+
 
 def read_stored_run(run: Run, names: Mapping[str, int]) -> StoredRun | None:
     """Read the objects of a run that a listing contains; return None if the run was not opened here."""
@@ -81,7 +90,7 @@ def indexed_run(stored: StoredRun, aliases: AliasesByVersion, report: str) -> In
         recipe=request.recipe_name,
         dataset=", ".join(f"{one.name}@{one.commit[:10]}" for one in request.datasets),
         seed=request.seed,
-        at=_opened_at(stored),
+        at=stored.at,
         by=stored.opened.by if stored.opened else "",
         commit=(code.git.commit or code.digest) if code else "",
         dirty=code.git.dirty if code else False,
@@ -96,15 +105,6 @@ def indexed_run(stored: StoredRun, aliases: AliasesByVersion, report: str) -> In
         state="evaluated" if stored.evaluation else "trained" if stored.train else "opened",
         report=report,
     )
-
-
-def _opened_at(stored: StoredRun) -> datetime.datetime | None:
-    """Return when a run was opened; for a run of an earlier version, the day of its outcome."""
-    if stored.opened is not None:
-        return stored.opened.at
-    if stored.outcome is None:
-        return None
-    return datetime.datetime.combine(stored.outcome.date, datetime.time(), datetime.UTC)
 
 
 def _process_hours(stored: StoredRun) -> float | None:

@@ -36,7 +36,7 @@ from llava_av.runs import (
 from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
 from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
-from llava_av.workflows.commit_data import DEMO, commit_folder
+from llava_av.workflows.commit_data import DEMO, commit_folder, is_demo
 from llava_av.workflows.commit_demo import commit_demo
 from llava_av.workflows.pending_media import warn_of_pending
 from llava_av.workflows.runtime.actor import actor
@@ -46,6 +46,7 @@ from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = [
     "OpenedRun",
+    "default_record",
     "open_committed_run",
     "open_run",
     "open_run_step",
@@ -57,6 +58,8 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 _ID_DIGITS = 16
+_DEMO_RECORD = "dryrun"
+_OWN_DATA_RECORD = "own-data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ def open_run_step(
     overrides: str = "{}",
     dataset: str = DEMO,
     dataset_name: str = "",
-    experiment: str,
+    experiment: str = "",
     target: JobTarget = LOCAL_TARGET,
     allow_incomplete_record: bool = False,
     commit: str = "",
@@ -91,7 +94,7 @@ def open_run_step(
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`; several committed ones
             are separated by commas, and the run is evaluated on the first.
         dataset_name: Name to commit a folder under; the folder's own if empty.
-        experiment: ID of the experiment record.
+        experiment: ID of the experiment record; empty for `default_record`.
         target: Target of the run's jobs; it determines the number of their processes and the parts that the
             record must have.
         allow_incomplete_record: True to accept a record with missing parts.
@@ -104,6 +107,7 @@ def open_run_step(
     if commit:
         require_commit(code_state(), commit)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
+    experiment = default_record(experiment, dataset)
     require_record(experiment, needs)
     changes = current_overrides(parse_json_object(overrides, what="overrides"))
     chosen = load_recipe(recipe).with_overrides(changes | processes_for(target.profile))
@@ -119,6 +123,17 @@ def open_run_step(
     run.record_seconds("data", watch.seconds)
     uri = store.uri(commit_key(committed.name, committed.id))
     return OpenedRun(run=run.id, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
+
+
+def default_record(experiment: str, dataset: str) -> str:
+    """Return the experiment record of a run: the given one, or the default for its dataset.
+
+    Args:
+        experiment: ID or path of a record; empty for the default.
+        dataset: `demo`, a folder, or committed datasets, of which the first counts.
+    """
+    name = dataset.partition(",")[0].partition("@")[0].strip()
+    return experiment or (_DEMO_RECORD if name == DEMO or is_demo(name) else _OWN_DATA_RECORD)
 
 
 def _commits(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llava_av.plurals import count_of
 from llava_av.registry.aliases import adopt, champion_and_earlier, promote, roll_back, withdraw
-from llava_av.registry.gate import evaluate_gate, load_gate
+from llava_av.registry.gate import applicable_gate, evaluate_gate, load_gate
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, PromotionError
 from llava_av.registry.versions import load_version, record_registration, require_untouched
 from llava_av.runs import GateDecision, PromotionStart, Registration, Run, RunMissing
@@ -59,6 +59,7 @@ def promote_step(
     run = Run(store=ObjectStore.from_env(), id=run_id)
     registered = run.read(Registration)
     evaluated = read_evaluated_run(run)
+    chosen = applicable_gate(chosen, evaluated.evaluation)
     history = AliasHistory(run.store, registered.name)
     with run.timed("promote"):
         adopt(history, by=actor())
@@ -150,7 +151,9 @@ def _move(
     if decided.passed is None or version == intent.champion:
         return ()
     alone = tuple(one for one in evaluated.record.expected if one.over != CHAMPION)
-    second = evaluate_gate(evaluated.evaluation, alone, load_gate(CHALLENGER), baselines.by_name)
+    gate = applicable_gate(load_gate(CHALLENGER), evaluated.evaluation)
+    others = {over: baseline for over, baseline in baselines.by_name.items() if over != CHAMPION}
+    second = evaluate_gate(evaluated.evaluation, alone, gate, others)
     if not second.passed:
         return ()
     promote(

@@ -103,7 +103,9 @@ def _curves_link(mlflow: str, name: str, version: str) -> str:
 
 
 def _model_name(recipe: Recipe, dataset_name: str) -> str:
-    """Return the recipe's name for the demonstration; models of other datasets have their own names."""
+    """Return the registered model that the recipe names, or its default for the dataset."""
+    if recipe.registered_model is not None:
+        return recipe.registered_model
     return recipe.name if is_demo(dataset_name) else f"{recipe.name}-{dataset_name}"
 
 

@@ -8,6 +8,8 @@ from llava_av.checkpoints import latest_checkpoint, whole_checkpoints
 from llava_av.errors import UserError
 from llava_av.files import file_lock
 from llava_av.launch.session_keys import session_policy
+from llava_av.plurals import count_of
+from llava_av.processes import report_progress
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
 from llava_av.runs.run import stopwatch
@@ -74,6 +76,9 @@ def _run_training(workspace: Workspace, run: Run, target: JobTarget, recipe: Rec
     if target.profile is not None and target.profile.session_credentials:
         # A policy that is too long fails here, not in each pod of the job.
         session_policy(run)
+    report_progress(
+        "train", 0, 0, f"starting {count_of(recipe.training.num_processes, 'process', 'processes')}"
+    )
     with contextlib.nullcontext() if target.profile is not None else _only_job(workspace, run):
         run_job(
             workspace,

@@ -73,10 +73,15 @@ def test_no_usable_sample(tmp_path: Path) -> None:
 def test_too_many_bad_samples_refuse_to_train(tmp_path: Path, mlflow_environment: Mapping[str, str]) -> None:
     good = "".join(_sample(f"text-{index}") for index in range(9))
     folder = _folder(tmp_path, good + _sample("gone", video="gone.mp4"))
+    earlier = [tmp_path / "out" / name for name in ("report.html", "summary.json")]
+    earlier[0].parent.mkdir()
+    for result in earlier:
+        result.write_text("of an earlier run")
     arguments = ["dryrun", "--quick", "--dataset", str(folder), "--output-dir", "out"]
     line = _error(*llava_av(arguments, tmp_path, environment=mlflow_environment))
     for words in ("1 of 10", "10%", "data.max_bad_share=0.05", "gone.mp4"):
         assert words in line
+    assert [result.read_text() for result in earlier] == ["of an earlier run"] * 2
 
 
 def test_unreachable_object_store(tmp_path: Path) -> None:
@@ -118,7 +123,7 @@ def test_port_in_use(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        arguments = ["services", "up", "--mlflow-port", port, "--output-dir", "out"]
+        arguments = ["services", "up", "--create", "--mlflow-port", port, "--output-dir", "out"]
         line = _error(*llava_av(arguments, tmp_path))
     assert port in line
 

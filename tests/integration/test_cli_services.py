@@ -20,7 +20,13 @@ def basic(user: str, password: str) -> dict[str, str]:
 def test_servers_stay_up_until_they_are_stopped(tmp_path: Path) -> None:
     folder = ["--output-dir", str(tmp_path / "out")]
     assert called_here("services", "status", *folder) == (1, "not running\n")
-    code, shown = llava_av(["services", "up", *folder], tmp_path, outlived=True)
+    code, refused = called_here("services", "up", *folder)
+    assert (code, f"{tmp_path / 'out'} has no store" in refused, (tmp_path / "out").exists()) == (
+        1,
+        True,
+        False,
+    )
+    code, shown = llava_av(["services", "up", "--create", *folder], tmp_path, outlived=True)
     try:
         assert code == 0, shown
         assert called_here("services", "status", *folder) == (0, shown)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -256,9 +257,40 @@ def test_lineage_card_and_comparison_are_told(quick: QuickRun, store: ObjectStor
     assert f"no run of dryrun other than {key} is evaluated" in compared
 
 
+def test_runs_models_and_datasets_are_listed_shown_and_pulled(
+    quick: QuickRun, store: ObjectStore, tmp_path: Path
+) -> None:
+    def printed(*arguments: str) -> Any:
+        code, told = _called(quick, *arguments, "--json")
+        assert code == 0, told
+        return json.loads(told)
+
+    summary = quick.summary
+    (run,) = printed("runs", "list")
+    assert (run["recipe"], run["state"], run["version"]) == ("quick", "evaluated", "quick 1")
+    shown = printed("runs", "show", run["run"])
+    assert shown["digest"] == summary["checkpoint"]["digest"]
+    assert len(shown["expected"]) == 5
+    (version,) = printed("model", "list")
+    assert (version["model"], version["run"]) == ("models:/quick/1", run["run"])
+    accuracy = printed("model", "show", "quick/1")["accuracy"]
+    assert accuracy["accuracy.av.joint"] == summary["accuracy"]["av"]["joint"]["value"]
+    (dataset,) = printed("data", "list")
+    assert (dataset["name"], dataset["commit"]) == ("demo-2x1-seed0", summary["dataset_commit"])
+    pulled = printed("model", "pull", "models:/quick/1", str(tmp_path / "model"))
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == pulled["files"]
+    assert "`llava-av runs list` shows all" in _called(quick, "runs", "show", "0123456789abcdef")[1]
+    for listed, name in (("runs", run["run"]), ("model", "models:/quick/1"), ("data", dataset["commit"])):
+        assert name in _called(quick, listed, "list")[1]
+
+
 def test_promotion_and_rollback_need_reasons_that_are_recorded(
     quick: QuickRun, store: ObjectStore, tmp_path: Path
 ) -> None:
+    gate = tmp_path / "other.yaml"
+    gate.write_text("{name: other, family: taste, rules: []}")
+    code, told = _called(quick, "promote", "models:/quick/1", "--gate", str(gate))
+    assert (code, "gate not run: the gate judges taste questions" in told) == (3, True)
     code, told = _called(quick, "promote", "models:/quick/1")
     assert code == 1
     assert "gate failed: differences.video_only.joint.low is" in told

@@ -41,6 +41,8 @@ def _end_when(folder: Path, reached: Callable[[], bool], number: int) -> int:
     code = command.wait(15)
     command.assert_gone()
     assert "Traceback" not in command.output()
+    told = "run the same command again to resume" in command.output()
+    assert told == (number != signal.SIGKILL)
     assert not (folder / "summary.json").exists()
     return code
 
@@ -58,7 +60,6 @@ def test_run_that_is_ended_again_and_again_comes_to_the_digest_of_an_undisturbed
     kill = signal.SIGKILL
     assert _end_when(folder, there("state/lock"), kill) == -kill
     assert _end_when(folder, there("state/work/*/demo.unfinished.json"), signal.SIGTERM) == 143
-    (folder / "summary.json").write_text("of an earlier run, to be gone once a run begins")
     assert _end_when(folder, trained(1), signal.SIGINT) == 130
     assert _end_when(folder, trained(6), kill) == -kill
     assert calm.wait(_START_S) == 0, calm.output()

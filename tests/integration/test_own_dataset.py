@@ -69,7 +69,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
         "{not json\n",
     ]
     (folder / "conversations.jsonl").write_text("".join(lines))
-    arguments = ["dryrun", "--quick", "--dataset", str(folder), "--output-dir", str(base / "out"), *TINY]
+    arguments = ["run", "quick", "--dataset", str(folder), "--output-dir", str(base / "out"), *TINY]
     arguments += ["--set", "data.max_bad_share=0.4", "--set", "training.steps=4"]
     code, output = llava_av(arguments, base)
     return base / "out", code, output
@@ -77,7 +77,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
 
 def test_it_trains_and_evaluates_by_its_own_kinds_choices_and_split(own: tuple[Path, int, str]) -> None:
     folder, code, output = own
-    assert code == 0, output
+    assert code == 1, output
     summary = json.loads((folder / "summary.json").read_text())
     for families in summary["accuracy"].values():
         assert set(families) == {"scene"}
@@ -96,10 +96,16 @@ def test_line_to_ask_it_answers_as_it_stands(own: tuple[Path, int, str]) -> None
     assert (asked.returncode, asked.stdout[-1:]) == (0, "\n"), asked.stderr
 
 
-def test_gate_and_alias_are_left_alone(own: tuple[Path, int, str]) -> None:
-    summary = json.loads((own[0] / "summary.json").read_text())
-    assert summary["gate"]["passed"] is None
-    assert "joint questions" in summary["gate"]["reasons"][0]
+def test_it_is_judged_by_the_record_of_own_data(own: tuple[Path, int, str]) -> None:
+    """A model that was trained for four steps does not use the media."""
+    folder, _, output = own
+    summary = json.loads((folder / "summary.json").read_text())
+    (expected,) = summary["expected"]
+    assert (expected["met"], expected["outcome"] in output) == (False, True)
+    assert expected["outcome"].startswith("differences.text_only.scene.low above 0.00: ")
+    assert summary["gate"]["passed"] is False
+    assert "differences.text_only.scene.low is " in output.splitlines()[-1]
+    assert "own-data" in (folder / "report.html").read_text()
     assert summary["model_version"] == {"name": "quick-my-clips", "version": "1", "aliases": []}
 
 

@@ -127,6 +127,7 @@ def test_records_of_the_package_are_found_in_any_project(
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
         (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["dryrun", "--experiment", "typo"], "no experiment record 'typo'"),
         (["submit", "dryrun", "--name", "mine"], "--name requires --print"),
     ],
 )

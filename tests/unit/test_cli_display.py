@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from llava_av.cli.display import show_progress
+from llava_av.cli.display import result_console, show_progress
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 from llava_av.services.addresses import EMBEDDED_VARIABLE
@@ -52,11 +53,14 @@ def test_lines_say_when_steps_start_and_end(tmp_path: Path, monkeypatch: pytest.
             report_progress("data", done, 50, "clips made")
         report_progress("data", 1, 1, "done")
         report_progress("train", 0, 0, "started")
+        report_progress("train", 0, 0, "loading the model")
+        report_progress("train", 1, 600, "loss 6.0")
     lines = text.getvalue().splitlines()
     assert [line.split(" (")[0].split() for line in lines] == [
         ["data", "started"],
         ["data", "done"],
         ["train", "started"],
+        ["train", "loading", "the", "model"],
     ]
 
 
@@ -67,6 +71,22 @@ def test_bars_show_counts_on_a_terminal(tmp_path: Path, monkeypatch: pytest.Monk
         report_progress("train", 30, 600, "loss 2.31")
     assert "30/600" in text.getvalue()
     assert "loss 2.31" in text.getvalue()
+
+
+def test_ids_stay_whole_in_a_pipe_and_in_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    digest = "d1ge57" * 12
+    summary = _summary(True, [])
+    summary["checkpoint"]["digest"] = digest
+    for console in (result_console(), Console(width=40, color_system=None, force_terminal=True)):
+        show_outcome(console, _workspace(tmp_path, summary))
+        assert f"checkpoint digest  {digest}\n" in capsys.readouterr().out
+    table = Table("value")
+    table.add_row(digest * 3)
+    result_console().print(table)
+    assert digest * 3 in capsys.readouterr().out
 
 
 def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
@@ -144,6 +164,18 @@ def test_failed_gate_is_the_last_line_and_the_exit_code(tmp_path: Path) -> None:
     reason = "accuracy.av.joint is 0.71, expected at least 0.90"
     assert show_outcome(console, _workspace(tmp_path, _summary(False, [reason]))) == 1
     assert text.getvalue().splitlines()[-1] == f"gate failed: {reason}"
+
+
+def test_each_expectation_is_listed_and_a_missed_one_without_a_gate_is_a_failure(tmp_path: Path) -> None:
+    missed = {"outcome": "accuracy.av.all at least 0.90: 0.71, missed by 0.19", "met": False}
+    met = {"outcome": "accuracy.av.all.n at least 100: 320, met by 220", "met": True}
+    summary = {**_summary(None, ["no joint questions"]), "expected": [met, missed]}
+    for judged, code in ((True, 1), (False, 0)):
+        console, text = _console()
+        assert show_outcome(console, _workspace(tmp_path, summary), judged=judged) == code
+        lines = text.getvalue().splitlines()
+        assert (f"✗ {missed['outcome']}" in lines, f"✓ {met['outcome']}" in lines) == (judged, judged)
+        assert (lines[-1] == f"expectations missed: {missed['outcome']}") == judged
 
 
 def test_a_challenger_is_no_failure_and_says_that_the_champion_stays(tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ def said(*arguments: str) -> str:
     return result.stdout
 
 
+def test_recipes_are_listed_as_json() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["recipe", "list", "--json"]).output)
+    assert {"dryrun", "quick"} <= {one["name"] for one in listed}
+    assert all(one["purpose"] for one in listed)
+
+
 def test_each_shipped_recipe_is_one_line_with_its_purpose() -> None:
     lines = said("list").splitlines()
     assert [line.split()[0] for line in lines] == sorted(

@@ -1,6 +1,6 @@
 import pytest
 
-from llava_av.evaluation.comparison import compare_predictions, require_same_task
+from llava_av.evaluation.comparison import compare_predictions, paired_differences, require_same_task
 from llava_av.evaluation.scoring import EvaluationError, score
 from llava_av.runs import CheckpointName, EvaluatedDataset, EvaluationResult, Prediction, TaskNote
 
@@ -24,7 +24,7 @@ def answers(right: set[int], n: int = 40) -> list[Prediction]:
 
 
 def test_a_model_that_is_right_more_often_is_found_to_be() -> None:
-    compared = compare_predictions(answers(set(range(36))), answers(set(range(12))), draws=500, seed=0)
+    compared = compare_predictions(answers(set(range(36))), answers(set(range(12))))
     whole = compared.all
     assert (whole.first, whole.second, whole.n, whole.clips) == (0.9, 0.3, 40, 10)
     assert (whole.only_first, whole.only_second) == (24, 0)
@@ -39,14 +39,23 @@ def test_a_model_that_is_right_more_often_is_found_to_be() -> None:
 
 def test_the_other_way_round_is_the_mirror() -> None:
     one, other = answers({1, 2, 3, 20}), answers({3, 4, 5, 6, 7, 30})
-    there, back = (compare_predictions(*pair, draws=300, seed=0) for pair in ((one, other), (other, one)))
+    there, back = (compare_predictions(*pair) for pair in ((one, other), (other, one)))
     assert there.all.difference.low == pytest.approx(-back.all.difference.high)
     assert there.all.p == back.all.p
 
 
+def test_every_way_to_compare_a_pair_gives_the_same_difference() -> None:
+    one, other = answers({1, 2, 3, 20}), answers({3, 4, 5, 6, 7, 30})
+    by_family, compared = paired_differences(one, other), compare_predictions(one, other)
+    assert by_family["av"] == {name: cell.difference for name, cell in compared.families.items()}
+    assert by_family["av"]["visual"].value == pytest.approx((2 - 3) / 20)
+    assert by_family["text_only"]["visual"].value == 0
+    assert paired_differences(one, answers({3}, n=39)) == {}
+
+
 def test_other_questions_and_other_tasks_are_refused() -> None:
     with pytest.raises(EvaluationError, match=r"40 answers under av with 39 .*sample 39\b"):
-        compare_predictions(answers(set()), answers(set(), n=39), draws=200, seed=0)
+        compare_predictions(answers(set()), answers(set(), n=39))
     first = asked("avqa", 1)
     assert require_same_task(first, first) == first.task
     with pytest.raises(EvaluationError, match="task avqa 1 against avqa 2:"):

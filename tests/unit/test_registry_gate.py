@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from llava_av.named_files import FileKind, default_folder
-from llava_av.registry.baselines import unpaired_difference
+from llava_av.registry.baselines import Baseline, unpaired_difference
 from llava_av.registry.expectations import Expectation
-from llava_av.registry.gate import GateError, evaluate_gate, load_gate
-from llava_av.runs import GateDecision, Interval
+from llava_av.registry.gate import GateError, applicable_gate, evaluate_gate, load_gate
+from llava_av.runs import EvaluationResult, GateDecision, Interval
 from tests.artifacts import evaluated
 from tests.gate_samples import cell, champion, evaluation, numbers
 
@@ -104,6 +104,32 @@ def test_a_users_own_dataset_is_not_gated() -> None:
     assert result.passed is None
     assert result.reasons == ("the gate judges joint questions, and this dataset has only all questions",)
     assert [check.met for check in result.expected] == [None, None]
+
+
+def _own(**lows: float) -> EvaluationResult:
+    """Return an evaluation of families `scene` and `sport` with these lower ends without media."""
+    accuracy = {"scene": cell(0.8), "sport": cell(0.6)}
+    differences = {name: {"value": 0.3, "low": low, "high": 0.5} for name, low in lows.items()}
+    return evaluated({"accuracy": {"av": accuracy}, "differences": {"text_only": differences}})
+
+
+def test_own_data_is_judged_by_its_record_and_the_champion_in_each_family() -> None:
+    gate = applicable_gate(CHAMPION, _own(scene=0.1, sport=0.1))
+    assert (gate.name, applicable_gate(CHAMPION, evaluation()).name) == ("own-data", "champion")
+    uses_media = Expectation(metric="differences.text_only.*.low", above=0)
+    passed = evaluate_gate(_own(scene=0.1, sport=0.1), [uses_media], gate)
+    assert (passed.passed, [check.met for check in passed.expected]) == (True, [True, True])
+    failed = evaluate_gate(_own(scene=0.1, sport=-0.1), [uses_media], gate)
+    assert failed.reasons == ("differences.text_only.sport.low is -0.10, expected above 0.00",)
+
+
+@pytest.mark.parametrize(("before", "passes"), [(0.6, True), (0.9, False)])
+def test_a_clearly_better_champion_stays_on_own_data(before: float, passes: bool) -> None:
+    own = _own(scene=0.1, sport=0.1)
+    earlier = {"accuracy": {"av": {"scene": cell(before), "sport": cell(0.6)}}, "differences": {}}
+    champion = Baseline(label="version 1", evaluation=evaluated(earlier), paired={})
+    decided = evaluate_gate(own, [], load_gate("own-data"), {"champion": champion})
+    assert (decided.passed, len(decided.rules)) == (passes, 2)
 
 
 @pytest.mark.parametrize("broken", [{"accuracy": {}}, {"accuracy": {"video_only": {}}}])
@@ -203,6 +229,7 @@ def test_the_gates_that_ship_are_read_by_name() -> None:
     assert [load_gate(path.stem).name for path in sorted(default_folder(FileKind.GATES).glob("*.yaml"))] == [
         "challenger",
         "champion",
+        "own-data",
     ]
 
 

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -48,7 +50,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
+        if self._open and self._open[-1] not in ("style", "script"):
             self.text += data
 
     def count(self, tag: str) -> int:
@@ -109,14 +111,33 @@ def test_a_metric_breaks_after_its_dots_only_and_stacked_cells_have_labels(html:
     labels = [
         given["data-label"] for tag, given in Page(html).elements if tag == "td" and "data-label" in given
     ]
-    assert labels == ["Expected", "Observed", "95\u00a0% interval", "Outcome"] * 4
+    expected = ["Outcome", "Expected", "Observed", "95\u00a0% interval"]
+    assert labels[: 4 * 4] == expected * 4
+    assert {"Baseline", "This run", "Difference"} <= set(labels)
+
+
+def test_accuracy_and_outcomes_come_before_prose(html: str) -> None:
+    order = [html.index(f'id="{name}"') for name in ("expected", "accuracy", "experiment")]
+    assert order == sorted(order)
+    assert html.index("Accuracy, joint questions") < order[0]
+
+
+@pytest.mark.parametrize(("loss", "correct", "heading"), [(0.04, True, "Sample"), (0.3, True, "Hardest")])
+def test_clips_without_errors_and_losses_are_not_called_hard(
+    loss: float, correct: bool, heading: str
+) -> None:
+    rows = [{**row, "loss": loss, "correct": correct} for row in report_sample.predictions(16)]
+    assert f"{heading} clips" in page(predictions=rows).text
 
 
 def test_refers_to_nothing_outside_itself(html: str) -> None:
     shown = Page(html)
     assert shown.references
     assert [ref[:40] for ref in shown.references if not ref.startswith(("#", "data:"))] == []
-    assert shown.count("script") == shown.count("link") == shown.count("iframe") == 0
+    assert (shown.count("script"), shown.count("link"), shown.count("iframe")) == (1, 0, 0)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html
     assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
     styles = " ".join(
         re.findall(r"<style>(.*?)</style>", html, re.DOTALL) + re.findall(r'style="([^"]*)"', html)
@@ -155,7 +176,7 @@ def test_text_from_outside_never_becomes_markup() -> None:
         reproduce=[evil],
         chat=[evil],
     )
-    assert shown.count("script") == shown.count("img") == 0
+    assert (shown.count("script"), shown.count("img")) == (1, 0)
     assert "a\\u202eb" in page(quarantined=[QuarantinedFile(file="a\u202eb", reason="?")]).text
     assert shown.text.count("<script>alert(1)</script>") > 20
 

@@ -51,6 +51,7 @@ def test_holds_exactly_what_tools_rely_on() -> None:
         "model_version": {"name": "dryrun", "version": "3", "aliases": ["champion"]},
         "accuracy": {name: dict.fromkeys(FAMILIES, CELL) for name in ABLATIONS},
         "gate": {"passed": True, "reasons": []},
+        "expected": [],
         "seconds": {"data": 31.25, "train": 128.0},
         "quarantined": [{"file": "clips/a.mp4", "reason": "truncated"}],
     }

@@ -46,7 +46,7 @@ def test_a_command_gets_loss_throughput_and_the_time_left(
     ]
     assert events[0].note == "loss 1.250, 12,300 tokens/s"
     # 2 s for each step but the first
-    assert events[2].note == "loss 1.250, 12,300 tokens/s, MFU 41 %, ETA 14 s"
+    assert events[2].note == "loss 1.250, 12,300 tokens/s, MFU 41 %, 2.0 s/it, ETA 14 s"
 
 
 def test_a_log_gets_a_line_a_minute_and_one_at_the_end(

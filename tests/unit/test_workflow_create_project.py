@@ -71,7 +71,7 @@ def test_the_workflow_passes_the_linter_and_runs_commands_that_exist(inside: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     steps = yaml.safe_load(Path(".github/workflows/check.yml").read_text())["jobs"]["check"]["steps"]
     commands = [shlex.split(step["run"])[1:] for step in steps if step.get("run", "").startswith("llava-av")]
-    assert [command[0] for command in commands] == ["experiment", "dryrun"]
+    assert [command[0] for command in commands] == ["experiment", "run"]
     for command in commands:
         assert called_here(*command, "--help")[0] == 0
 

@@ -5,6 +5,7 @@ import pytest
 from llava_av.recipe import load_recipe
 from llava_av.runs import GateDecision, Registration
 from llava_av.workflows.commit_data import is_demo
+from llava_av.workflows.open_run import default_record
 from llava_av.workflows.promote import describe_gate
 from llava_av.workflows.register import _model_name
 
@@ -38,3 +39,24 @@ def test_own_dataset_gets_a_model_of_its_own() -> None:
     assert _model_name(recipe, "demo-60x10-seed0") == "dryrun"
     assert _model_name(recipe, "my-clips") == "dryrun-my-clips"
     assert not is_demo("demo")
+
+
+def test_a_tuned_copy_may_be_a_version_of_the_same_model() -> None:
+    recipe = load_recipe("dryrun")
+    tuned = recipe.with_overrides({"name": "dryrun-hot", "registered_model": "dryrun"})
+    assert {_model_name(tuned, name) for name in ("demo-60x10-seed0", "my-clips")} == {"dryrun"}
+    assert tuned.digest() != recipe.with_overrides({"name": "dryrun-hot"}).digest()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "record"),
+    [
+        ("demo", "dryrun"),
+        ("demo-60x7-seed0@c0ffee,my-clips", "dryrun"),
+        ("my-clips,demo-60x7-seed0", "own-data"),
+        ("/data/demo", "own-data"),
+    ],
+)
+def test_only_the_demonstration_is_judged_by_its_record(dataset: str, record: str) -> None:
+    assert default_record("", dataset) == record
+    assert default_record("mine", dataset) == "mine"

@@ -65,6 +65,13 @@ class IndexedRun(Headline):
     report: str = ""
     """Path of the report relative to the page; empty without a report."""
 
+    @property
+    def words(self) -> str:
+        """Return the run in words, such as `dryrun · seed 0 · 23 Nov`; runs of one day may share them."""
+        seed = () if self.seed is None else (f"seed {self.seed}",)
+        day = (f"{self.at.day} {self.at:%b}",) if self.at else ()
+        return " · ".join((self.recipe, *seed, *day))
+
 
 class IndexedTask(FrozenModel):
     """Accuracy of a model on one family of questions of a benchmark."""

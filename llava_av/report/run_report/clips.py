@@ -11,7 +11,7 @@ from llava_av.report.media import Media, embedded_media, reasons_left_out
 from llava_av.report.previews import Preview, preview
 from llava_av.runs import Prediction
 
-__all__ = ["ClipCard", "ClipQuestion", "Reply", "choose_clips"]
+__all__ = ["HARD_LOSS", "ClipCard", "ClipQuestion", "Reply", "choose_clips", "has_hard"]
 
 _QUESTIONS_PER_CLIP = 6
 _TEXT_CHARACTERS = 400
@@ -19,6 +19,8 @@ _LONG_CHARACTERS = 32
 """Longer answers are stacked; shorter ones fit in the columns of a table."""
 _UNPARSED_CHARACTERS = 30
 """Maximum length of an unparsed reply in a column."""
+HARD_LOSS = 0.1
+"""Loss in nats per token from which a clip is hard: the model gives each token less than 90 % probability."""
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")
 
 
@@ -93,6 +95,14 @@ def choose_clips(
     names = {row.clip for clip in chosen for row in by_clip[clip] if row.clip}
     media = _embed({name: files.get(name) for name in names}, max_bytes)
     return tuple(_card(clip, by_clip[clip], media, files) for clip in chosen)
+
+
+def has_hard(cards: Iterable[ClipCard]) -> bool:
+    """Return whether a clip is hard: with a wrong answer, or a loss of at least `HARD_LOSS`."""
+    return any(
+        card.wrong or any((question.loss or 0.0) >= HARD_LOSS for question in card.questions)
+        for card in cards
+    )
 
 
 def _first_ablation(rows: Iterable[Prediction]) -> str:

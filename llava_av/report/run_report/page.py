@@ -1,7 +1,7 @@
 """Page report.html with the result of a run, the evidence for it and the commands that repeat it.
 
-The page has no external references and no scripts. Its content security policy forbids both, so that text
-from a dataset or a model cannot run code.
+The page has no external references, and one script, which copies commands. Its content security policy allows
+only this script, by its hash, so that text from a dataset or a model cannot run code.
 """
 
 from pathlib import Path
@@ -16,13 +16,13 @@ from llava_av.report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.prose import blocks, spans
 from llava_av.report.run_report import view
 from llava_av.report.run_report.accuracy_plots import accuracy_figures, kind_figures
-from llava_av.report.run_report.clips import choose_clips
+from llava_av.report.run_report.clips import HARD_LOSS, choose_clips, has_hard
 from llava_av.report.run_report.confusion import confusions
 from llava_av.report.run_report.cost import cost_rows, step_rows
 from llava_av.report.run_report.forest import comparison_rows, difference_rows
 from llava_av.report.run_report.inputs import ReportInputs
 from llava_av.report.run_report.plots import Figure, training_figures
-from llava_av.report.templates import Filters, render_template
+from llava_av.report.templates import Filters, inline_script, render_template
 
 __all__ = ["render_report", "write_report"]
 
@@ -49,6 +49,9 @@ def render_report(inputs: ReportInputs) -> str:
 def _context(inputs: ReportInputs) -> dict[str, object]:
     summary, lineage = inputs.summary, inputs.lineage
     recipe = lineage.recipe_json if lineage is not None else None
+    clips = choose_clips(
+        inputs.predictions, inputs.clips, count=inputs.max_clips, max_bytes=inputs.max_media_bytes
+    )
     return {
         "inputs": inputs,
         "summary": summary,
@@ -64,9 +67,10 @@ def _context(inputs: ReportInputs) -> dict[str, object]:
         "comparisons": [(comparison, comparison_rows(comparison)) for comparison in inputs.comparisons],
         "curves": _curves(inputs),
         "stages": view.stage_table(inputs),
-        "clips": choose_clips(
-            inputs.predictions, inputs.clips, count=inputs.max_clips, max_bytes=inputs.max_media_bytes
-        ),
+        "clips": clips,
+        "hard": has_hard(clips),
+        "hard_loss": HARD_LOSS,
+        "script": inline_script("run_report/report.js"),
         "tally": view.tally(inputs.predictions),
         "lineage": view.lineage_rows(inputs),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",

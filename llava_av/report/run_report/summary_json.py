@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from llava_av.runs import (
     CheckpointName,
     EvaluationResult,
+    ExpectedResult,
     GateDecision,
     GateSummary,
     ModelVersion,
@@ -43,12 +44,14 @@ def build_summary(
     version = ModelVersion()
     if registered is not None:
         version = ModelVersion(name=registered.name, version=registered.version, aliases=registered.aliases)
+    expected = gate.expected if gate is not None else ()
     return Summary(
         dataset_commit=dataset_commit,
         checkpoint=CheckpointName(uri=checkpoint.uri, digest=checkpoint.digest),
         model_version=version,
         accuracy=evaluation.accuracy,
         gate=GateSummary(passed=gate.passed, reasons=gate.reasons) if gate is not None else GateSummary(),
+        expected=tuple(ExpectedResult(outcome=check.outcome, met=check.met) for check in expected),
         seconds=dict(seconds),
         quarantined=tuple(quarantined),
     )

@@ -15,6 +15,7 @@ from llava_av.registry.versions import load_version
 from llava_av.runs import DatasetName, Run, RunMissing, RunOutcome
 from llava_av.storage import ObjectStore
 from llava_av.workflows.compare import compare_runs
+from llava_av.workflows.compare_models import compare_models_step
 from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.index import index_step
 from llava_av.workflows.open_run import open_run, read_run_record
@@ -46,11 +47,13 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
     copy = tmp_path / "elsewhere" / "experiments" / "child.md"
     assert pull_outcomes(Workspace(folder=tmp_path / "elsewhere"), store, "child") == 1
     assert f"| `{child.id}` |" in read_record(copy).observed[0]
-    compared = compare_runs(store, root.id, child.id)
+    compared = compare_runs(store, child.id, root.id)
     assert compared.changes == ("seed: 0 → 1",)
     row = compared.rows[0]
     assert (row.ablation, row.family, row.paired) == ("av", "joint", True)
     assert (row.first, row.second, row.value) == pytest.approx((0.8, 0.9, 0.1))
+    same_pair = compare_models_step(child.id, root.id, None).paired.families["joint"].difference
+    assert (row.value, row.low, row.high) == (same_pair.value, same_pair.low, same_pair.high)
     with pytest.raises(RunMissing, match="there is no run 0123456789abcdef at http"):
         compare_runs(store, root.id, "0123456789abcdef")
 

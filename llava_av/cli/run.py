@@ -1,0 +1,61 @@
+"""`llava-av run`: run the whole pipeline on a user's own data."""
+
+from typing import Annotated
+
+import typer
+
+from llava_av.cli.options import (
+    COMMITTED_DATASETS,
+    AsJson,
+    EngineName,
+    ExperimentName,
+    OutputDir,
+    Overrides,
+    ProfileSteps,
+    chosen_recipe,
+)
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+
+__all__ = ["run"]
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            metavar="DATASET",
+            help=f"Folder to commit, with conversations.jsonl and its media; or {COMMITTED_DATASETS}.",
+        ),
+    ],
+    dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights and order (default: the recipe's)."),
+    ] = None,
+    engine: EngineName = None,
+    overrides: Overrides = None,
+    experiment: ExperimentName = "",
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Judge the model by its record and gate.")
+    ] = True,
+    profile_steps: ProfileSteps = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on your data: commit, train, register, evaluate, gate and report.
+
+    Exit with 1 if the gate fails or the model misses an expectation of its record.
+    """
+    chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
+    from llava_av.cli.pipeline_run import PipelineRequest, run_here
+
+    request = PipelineRequest(
+        recipe=chosen,
+        dataset=dataset,
+        dataset_name=dataset_name,
+        experiment=experiment,
+        gate=gate,
+        profile_steps=profile_steps,
+    )
+    raise typer.Exit(run_here(request, output_dir, as_json=as_json))
