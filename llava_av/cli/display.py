@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from llava_av.errors import printable
 from llava_av.processes import PROGRESS_VARIABLE, ProgressEvent, follow_progress
@@ -41,13 +40,12 @@ def print_json(value: object) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table with a line for each row."""
-    table = Table(box=None, pad_edge=False)
-    for title in columns:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    result_console().print(table)
+    """Print a table with a line for each row, which is neither cut nor wrapped, so that IDs can be copied."""
+    table = [list(columns), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        padded = (set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True))
+        print("  ".join(padded).rstrip())
 
 
 def print_values(values: Mapping[str, str]) -> None:

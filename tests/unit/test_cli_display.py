@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from llava_av.cli.display import result_console, show_progress
+from llava_av.cli.display import print_rows, result_console, show_progress
 from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 from llava_av.services.addresses import EMBEDDED_VARIABLE
@@ -87,6 +87,18 @@ def test_ids_stay_whole_in_a_pipe_and_in_a_narrow_terminal(
     table.add_row(digest * 3)
     result_console().print(table)
     assert digest * 3 in capsys.readouterr().out
+
+
+def test_rows_are_neither_cut_nor_wrapped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_rows(("run", "name", "of"), [("0123456789abcdef", "[red]Käse\x1b 日本", "c" * 40), ("1", "", "")])
+    assert capsys.readouterr().out.splitlines() == [
+        "run               name                of",
+        f"0123456789abcdef  [red]Käse\\x1b 日本  {'c' * 40}",
+        "1",
+    ]
 
 
 def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
