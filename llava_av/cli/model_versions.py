@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llava_av.cli.display import print_json, print_rows, print_values
-from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.options import AsJson, OutputDir, VersionArgument
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from llava_av.workflows.stored_runs import StoredRuns
 
 __all__ = ["list_versions", "pull", "show"]
-
-_Model = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS."),
-]
 
 
 def list_versions(as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
@@ -58,29 +53,29 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def show(model: _Model, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def show(version: VersionArgument, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show a model version: its checkpoint, aliases, inputs and accuracies."""
     from llava_av.cli.session import require_state, session
     from llava_av.registry.versions import load_version
-    from llava_av.runs import EvaluationResult, Run
+    from llava_av.runs import EvaluationResult, Run, named_datasets
     from llava_av.storage import ObjectStore
     from llava_av.workflows.evaluate import accuracy_metrics
     from llava_av.workflows.version_history import version_uri
 
-    require_state(output_dir, model)
+    require_state(output_dir, version)
     with session(output_dir):
         store = ObjectStore.from_env()
-        version = load_version(store, version_uri(model))
-        evaluation = Run(store=store, id=version.run).find(EvaluationResult) if version.run else None
-    lineage = version.lineage
+        registered = load_version(store, version_uri(version))
+        evaluation = Run(store=store, id=registered.run).find(EvaluationResult) if registered.run else None
+    lineage = registered.lineage
     found: dict[str, Any] = {
-        "model": version.uri,
-        "aliases": list(version.aliases),
-        "checkpoint": version.checkpoint_uri,
-        "digest": version.checkpoint_digest,
-        "run": version.run,
+        "model": registered.uri,
+        "aliases": list(registered.aliases),
+        "checkpoint": registered.checkpoint_uri,
+        "digest": registered.checkpoint_digest,
+        "run": registered.run,
         "recipe": lineage.recipe.name,
-        "dataset": f"{lineage.dataset.name}@{lineage.dataset.commit}",
+        "dataset": named_datasets(lineage.datasets),
         "accuracy": accuracy_metrics(evaluation) if evaluation else {},
     }
     if as_json:
@@ -92,7 +87,7 @@ def show(model: _Model, as_json: AsJson = False, output_dir: OutputDir = DEFAULT
 
 
 def pull(
-    model: _Model,
+    version: VersionArgument,
     target: Annotated[Path, typer.Argument(help="Folder to create.")],
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -105,9 +100,9 @@ def pull(
     from llava_av.workflows.pull_model import pull_model
     from llava_av.workflows.version_history import version_uri
 
-    require_state(output_dir, model)
+    require_state(output_dir, version)
     with session(output_dir) as workspace:
-        files = pull_model(workspace, version_uri(model), target)
+        files = pull_model(workspace, version_uri(version), target)
     if as_json:
         print_json({"folder": str(target), "files": files})
     else:
