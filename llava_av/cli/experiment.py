@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="Write, check, compare and close experiment records.", no_args_is_help=True)
-_Folder = Annotated[Path | None, typer.Option(help="Folder of the records (default: experiments).")]
+_Folder = Annotated[
+    Path | None, typer.Option(help="Folder of the records (default: the project's, then the package's).")
+]
 
 
 class _Part(StrEnum):

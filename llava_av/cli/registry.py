@@ -42,7 +42,7 @@ def lineage(
     verify: Annotated[bool, typer.Option("--verify", help="Verify every file of the checkpoint.")] = False,
     draw: Annotated[Path | None, typer.Option(help="File to draw the lineage to: .svg or .html.")] = None,
 ) -> None:
-    """Show the origin and use of a model version; exit with 1 if its checkpoint is not verified."""
+    """Show the origin and use of a model version; exit with 1 if a part of it is damaged."""
     from rich.markup import escape
     from rich.tree import Tree
 
