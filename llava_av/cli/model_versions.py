@@ -1,5 +1,6 @@
 """`llava-av model list`, `show` and `pull`: registered model versions and their files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +26,13 @@ def list_versions(as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDE
     if as_json:
         print_json(found)
         return
-    columns = ("model", "aliases", "run", "dataset", "accuracy")
-    print_rows(columns, [[_text(one[name]) for name in columns] for one in found])
+    print_rows(("model", "aliases", "run", "dataset", "accuracy"), map(_cells, found))
+
+
+def _cells(version: dict[str, Any]) -> Iterator[str]:
+    yield from (_text(version[name]) for name in ("model", "aliases", "run", "dataset"))
+    accuracy = version["accuracy"]
+    yield "" if accuracy is None else f"{accuracy:.3f} {version['family']}"
 
 
 def _versions(stored: "StoredRuns") -> list[dict[str, Any]]:
@@ -48,9 +54,7 @@ def _versions(stored: "StoredRuns") -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return "" if value is None else str(value)
+    return ", ".join(value) if isinstance(value, list) else value or ""
 
 
 def show(version: VersionArgument, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:

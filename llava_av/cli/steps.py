@@ -235,7 +235,7 @@ def index(
     reports: Annotated[bool, typer.Option(help="Also fetch the reports of all runs.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write index.html with all runs of the bucket, their reports, and all experiments."""
+    """Write index.html with all runs of the bucket, their reports and their experiments."""
     from llava_av.cli.session import require_state, session
     from llava_av.storage import ObjectStore
     from llava_av.workflows.index import index_step
