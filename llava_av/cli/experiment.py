@@ -206,9 +206,9 @@ def compare(
         compared = compare_runs(ObjectStore.from_env(), first, second)
     if as_json:
         rows = [_row_json(row) for row in compared.rows]
-        print_json({"a": compared.first, "b": compared.second, "changes": compared.changes, "rows": rows})
+        print_json({"a": compared.run, "b": compared.baseline, "changes": compared.changes, "rows": rows})
         return
-    print(f"A: run {compared.first}\nB: run {compared.second}")
+    print(f"A: run {compared.run}\nB: run {compared.baseline}")
     for change in compared.changes or ("the inputs do not differ",):
         print(change)
     cells = [
