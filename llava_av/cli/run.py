@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on your data: commit, train, register, evaluate, gate and report.
 
-    Exit with 1 if the gate fails or the model misses an expectation of its record.
+    Exit with 1 if the model fails the gate or an expectation of its record, with 0 if it becomes challenger.
     """
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.pipeline_run import PipelineRequest, run_here
