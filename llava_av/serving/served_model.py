@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from transformers.utils import logging
 
@@ -44,7 +45,8 @@ class ModelIdentity:
     def headers(self) -> dict[str, str]:
         """Return the headers of an answer of this model."""
         version = {} if self.version is None else {"X-Model-Version": self.version}
-        return {"X-Model-Name": self.name, **version, "X-Model-Digest": self.digest}
+        # the name of a folder may have any characters, headers have ASCII only
+        return {"X-Model-Name": quote(self.name, safe=" "), **version, "X-Model-Digest": self.digest}
 
 
 class ServedModel:
