@@ -5,7 +5,6 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,8 +54,6 @@ def serve(
 
     SIGINT and SIGTERM let running requests end.
     """
-    if not (find_spec("fastapi") and find_spec("uvicorn")):
-        raise UserError("the packages of the server are not installed: pip install 'llava-av[serve]'")
     from llava_av.serving.api_keys import read_api_keys
     from llava_av.serving.http_server import LOOPBACK_HOSTS, listen
 

@@ -1,4 +1,4 @@
-"""Decoding of the media of requests in other processes, which are replaced if all of them end."""
+"""Decoding of the media of requests in other processes, which are replaced when they end."""
 
 import asyncio
 import logging

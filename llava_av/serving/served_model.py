@@ -27,7 +27,7 @@ _SHORT_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Name of a model that answers, and what exactly it is."""
+    """Name, version and digest of a model that answers."""
 
     name: str
     """Name that requests give as `model`."""
@@ -78,7 +78,7 @@ class ServedModel:
         return await self._decoder.decode(media)
 
     def encode(self, asked: AskedConversation, clip: Clip, reply_tokens: int | None) -> tuple[Encoded, int]:
-        """Encode a conversation; return it and the maximum tokens of its reply.
+        """Encode a conversation; return its prompt and the maximum tokens of its reply.
 
         Raises:
             ApiError: The conversation does not fit the model.
