@@ -4,13 +4,12 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from llava_av.serving.api_errors import ApiError, error_body
+from llava_av.serving.api_errors import ApiError, error_body, model_missing
 from llava_av.serving.api_keys import ApiKeys
 from llava_av.serving.chat_endpoint import ChatEndpoint
 from llava_av.serving.current_model import CurrentModel
@@ -49,7 +48,7 @@ def _add_models(app: FastAPI, current: CurrentModel) -> None:
     @app.get("/v1/models/{name}")
     def model(name: str) -> dict[str, Any]:
         if name != current.model.identity.name:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"model {name!r} does not exist")
+            raise model_missing(name, current.model.identity.name)
         return _described(current)
 
 
@@ -84,8 +83,8 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: ApiError) -> Response:
         return JSONResponse(error.body(), error.status, error.headers)
 
-    @app.exception_handler(StarletteHTTPException)
-    async def failed(request: Request, error: StarletteHTTPException) -> Response:
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         return JSONResponse(error_body(status, str(error.detail)), status, error.headers)
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from transformers.utils import logging
 
@@ -26,7 +27,7 @@ _SHORT_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Name of a model that answers, and what exactly it is."""
+    """Name, version and digest of a model that answers."""
 
     name: str
     """Name that requests give as `model`."""
@@ -44,7 +45,8 @@ class ModelIdentity:
     def headers(self) -> dict[str, str]:
         """Return the headers of an answer of this model."""
         version = {} if self.version is None else {"X-Model-Version": self.version}
-        return {"X-Model-Name": self.name, **version, "X-Model-Digest": self.digest}
+        # the name of a folder may have any characters, headers have ASCII only
+        return {"X-Model-Name": quote(self.name, safe=" "), **version, "X-Model-Digest": self.digest}
 
 
 class ServedModel:
@@ -76,7 +78,7 @@ class ServedModel:
         return await self._decoder.decode(media)
 
     def encode(self, asked: AskedConversation, clip: Clip, reply_tokens: int | None) -> tuple[Encoded, int]:
-        """Encode a conversation; return it and the maximum tokens of its reply.
+        """Encode a conversation; return its prompt and the maximum tokens of its reply.
 
         Raises:
             ApiError: The conversation does not fit the model.
