@@ -16,6 +16,7 @@ from llava_av.serving.current_model import CurrentModel
 from llava_av.serving.gate import Gate
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.metrics import ServingMetrics
+from llava_av.serving.page import add_page
 
 __all__ = ["build_app"]
 
@@ -35,6 +36,7 @@ def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | N
     app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
     _add_models(app, current)
     _add_probes(app, current, metrics)
+    add_page(app)
     _add_errors(app)
     app.add_middleware(Gate, keys=keys, limits=limits, metrics=metrics)
     return app
@@ -62,6 +64,7 @@ def _described(current: CurrentModel) -> dict[str, Any]:
         "version": identity.version,
         "digest": identity.digest,
         "context": current.model.engine.context,
+        "media": current.model.media.model_dump(exclude={"decoder"}),
     }
 
 

@@ -71,7 +71,9 @@ class ServedModel:
         self.loaded_at = int(time.time())
         """Unix time in seconds."""
         self.sample_rate_hz = processor.config.sample_rate_hz
-        self._decoder = MediaDecoder(limits, processor.config.media_recipe(), processor.image_resizing())
+        self.media = processor.config.media_recipe()
+        """How media are sampled."""
+        self._decoder = MediaDecoder(limits, self.media, processor.image_resizing())
 
     async def decode(self, media: LocatedSample) -> Clip:
         """Decode the media of a request; see `MediaDecoder.decode`."""
