@@ -25,6 +25,9 @@ __all__ = [
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MAX_VALUE_CHARACTERS = 120
+_MAX_NAME_CHARACTERS = 120
+# A request to a server may have any number of problems, and the search for a close name is slow.
+_MAX_PROBLEMS = 100
 _CLOSE = 0.7
 # Readers of YAML and JSON know neither tuples nor classes.
 _MESSAGES = {
@@ -147,7 +150,7 @@ def problem_text(model: type[BaseModel], problem: ValidationError) -> str:
         problem: Its error.
     """
     problems = problem.errors()
-    for one in problems:
+    for one in problems[:_MAX_PROBLEMS]:
         field, colon, rest = str(one["loc"][-1] if one["loc"] else "").partition(":")
         if one["type"] == "extra_forbidden" and colon:
             return f"{_path(one)}: unknown field; YAML needs a space after the colon: {field}: {rest.strip()}"
@@ -165,12 +168,12 @@ def problem_text(model: type[BaseModel], problem: ValidationError) -> str:
 
 
 def _path(problem: ErrorDetails) -> str:
-    return ".".join(str(part) for part in problem["loc"]) or "the file"
+    return ".".join(str(part)[:_MAX_NAME_CHARACTERS] for part in problem["loc"]) or "the file"
 
 
 def _close_field(model: type[BaseModel], problem: ErrorDetails) -> str | None:
     *path, name = (str(part) for part in problem["loc"])
-    return close_name(name, field_names(model, path))
+    return close_name(name[:_MAX_NAME_CHARACTERS], field_names(model, path))
 
 
 def field_names(model: type[BaseModel], path: Iterable[str]) -> list[str]:

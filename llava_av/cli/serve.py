@@ -5,7 +5,6 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _LOG = logging.getLogger(__name__)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -56,14 +54,12 @@ def serve(
 
     SIGINT and SIGTERM let running requests end.
     """
-    if not (find_spec("fastapi") and find_spec("uvicorn")):
-        raise UserError("the packages of the server are not installed: pip install 'llava-av[serve]'")
     from llava_av.serving.api_keys import read_api_keys
-    from llava_av.serving.http_server import listen
+    from llava_av.serving.http_server import LOOPBACK_HOSTS, listen
 
     limits = _limits(limit)
     keys = None if api_keys is None else read_api_keys(api_keys)
-    if keys is None and host not in _LOOPBACK:
+    if keys is None and host not in LOOPBACK_HOSTS:
         raise UserError(f"--host {host} is open to other machines: add --api-keys FILE")
     with contextlib.closing(listen(host, port)) as listening, _workspace(model, output_dir) as workspace:
         from llava_av.serving.app import build_app

@@ -86,7 +86,7 @@ def commit_content(
     cache: FileCache,
     progress: ProgressCallback | None = None,
 ) -> Commit:
-    """Commit content.
+    """Write content that the store lacks, and the commit that lists it.
 
     An equal newest commit is kept. Content that the newest commit has is not sent again, and not looked for:
     `verification` finds what the store has lost.
@@ -125,5 +125,5 @@ def commit_content(
 
 
 def omissions(left_out: Iterable[LeftOut]) -> list[QuarantinedEntry]:
-    """Return what was left out as it is stored in a commit."""
+    """Return the entries of a commit for lines and media files that were left out."""
     return [QuarantinedEntry(file=one.file, reason=one.reason, samples=one.samples) for one in left_out]

@@ -14,5 +14,6 @@ A request passes the files in this order:
    JSON or as server-sent events. Errors have the form of `api_errors`.
 
 `model_sources` finds, verifies and loads a model. `current_model` holds the one that answers, and
-`alias_follower` replaces it when its alias moves. `metrics` counts for Prometheus.
+`alias_follower` replaces it when its alias moves. `metrics` counts for Prometheus. `page`
+serves a page for people from `page_files`.
 """

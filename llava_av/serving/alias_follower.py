@@ -1,8 +1,8 @@
 """Thread that replaces the served model when its alias moves to another version.
 
 The new version is fetched, verified and loaded while the present one answers. A version that cannot be
-served is refused: the present one stays, and only a further move is tried again. If S3 or MLflow do not
-answer, the next check tries again.
+served, for any reason, is refused: the present one stays, and only a further move is tried. If S3 or MLflow
+does not answer, the next check tries again.
 """
 
 import logging
@@ -69,11 +69,13 @@ class AliasFollower:
         _LOG.info("loading %s beside %s …", wanted, self._served)
         try:
             model = self._source.load(wanted)
-        except UserError as error:
-            if error.transient:
+        except Exception as error:
+            if isinstance(error, UserError) and error.transient:
                 raise
-            _LOG.error("%s is refused: %s; %s stays", wanted, error, self._served)
+            # a version that does not fit into memory would otherwise be loaded again at every check
             self._refused = wanted
+            unexpected = not isinstance(error, UserError)
+            _LOG.error("%s is refused: %s; %s stays", wanted, error, self._served, exc_info=unexpected)
             return
         if self._ended.is_set():
             model.close()

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from llava_av.errors import UserError
 
-__all__ = ["ApiError", "error_body", "invalid", "timed_out"]
+__all__ = ["ApiError", "error_body", "invalid", "model_missing", "timed_out"]
 
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -46,6 +46,16 @@ class ApiError(UserError):
 def invalid(message: str, *, code: str = "invalid_value", param: str | None = None) -> ApiError:
     """Return the error of a request that cannot be answered as it is."""
     return ApiError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
+
+
+def model_missing(name: str, served: str) -> ApiError:
+    """Return the error of a request for another model than the served one."""
+    return ApiError(
+        HTTPStatus.NOT_FOUND,
+        f"model {name!r} does not exist: this server has {served}",
+        code="model_not_found",
+        param="model",
+    )
 
 
 def timed_out(limit_s: float) -> ApiError:

@@ -32,7 +32,7 @@ def read_api_keys(file: Path) -> ApiKeys:
     """Read keys from a file with one key per line; empty lines and lines with # are skipped.
 
     Raises:
-        UserError: The file cannot be read, has no key, or a key is too short.
+        UserError: The file cannot be read, has no key, or a key is too short or not ASCII.
     """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
@@ -41,6 +41,11 @@ def read_api_keys(file: Path) -> ApiKeys:
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise UserError(f"--api-keys {file} has no key: write one per line")
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise UserError(
+            f"--api-keys {file} has a key that no header can have, must be printable ASCII: create one with "
+            "`openssl rand -hex 32`"
+        )
     shortest = min(map(len, keys))
     if shortest < _SHORTEST:
         raise UserError(

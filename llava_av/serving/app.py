@@ -4,19 +4,19 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from llava_av.serving.api_errors import ApiError, error_body
+from llava_av.serving.api_errors import ApiError, error_body, model_missing
 from llava_av.serving.api_keys import ApiKeys
 from llava_av.serving.chat_endpoint import ChatEndpoint
 from llava_av.serving.current_model import CurrentModel
 from llava_av.serving.gate import Gate
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.metrics import ServingMetrics
+from llava_av.serving.page import add_page
 
 __all__ = ["build_app"]
 
@@ -36,6 +36,7 @@ def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | N
     app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
     _add_models(app, current)
     _add_probes(app, current, metrics)
+    add_page(app)
     _add_errors(app)
     app.add_middleware(Gate, keys=keys, limits=limits, metrics=metrics)
     return app
@@ -49,7 +50,7 @@ def _add_models(app: FastAPI, current: CurrentModel) -> None:
     @app.get("/v1/models/{name}")
     def model(name: str) -> dict[str, Any]:
         if name != current.model.identity.name:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"model {name!r} does not exist")
+            raise model_missing(name, current.model.identity.name)
         return _described(current)
 
 
@@ -63,6 +64,7 @@ def _described(current: CurrentModel) -> dict[str, Any]:
         "version": identity.version,
         "digest": identity.digest,
         "context": current.model.engine.context,
+        "media": current.model.media.model_dump(exclude={"decoder"}),
     }
 
 
@@ -84,8 +86,8 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: ApiError) -> Response:
         return JSONResponse(error.body(), error.status, error.headers)
 
-    @app.exception_handler(StarletteHTTPException)
-    async def failed(request: Request, error: StarletteHTTPException) -> Response:
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         return JSONResponse(error_body(status, str(error.detail)), status, error.headers)
 

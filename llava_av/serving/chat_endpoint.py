@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from llava_av.documents import problem_text
 from llava_av.media.clip import Clip
-from llava_av.serving.api_errors import ApiError, invalid, timed_out
+from llava_av.model import Encoded
+from llava_av.serving.api_errors import ApiError, invalid, model_missing, timed_out
 from llava_av.serving.chat_request import ChatRequest
 from llava_av.serving.completions import Completion, new_request_id
 from llava_av.serving.conversation import AskedConversation, read_conversation
@@ -33,6 +34,10 @@ __all__ = ["ChatEndpoint"]
 
 _Result = TypeVar("_Result")
 _JSON = "application/json"
+_STRUCTURE = 10_000
+"""Commas of a body outside its text: more than `messages` and `media` can need."""
+_MAX_FIELD = 200
+"""Characters of the name of a field in an error."""
 _SENDING_S = 30.0
 """Time that a slow client gets to read the end of a stream."""
 
@@ -52,12 +57,13 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; a client that leaves ends it."""
         received_s = asyncio.get_running_loop().time()
-        asked = await _parsed(Request(scope, receive))
+        asked = await _parsed(Request(scope, receive), self._limits)
         with self._current.use() as model:
             try:
                 async with asyncio.timeout_at(received_s + self._limits.request_s + _SENDING_S):
                     await self._answer(asked, model, received_s, scope, receive, send)
-            except _ClientGoneError:
+            except (_ClientGoneError, TimeoutError):
+                # `TimeoutError`: the client does not read the answer; without its end the connection closes
                 return
 
     async def _answer(
@@ -72,9 +78,18 @@ class ChatEndpoint:
         request_id = new_request_id()
         try:
             async with asyncio.timeout_at(received_s + self._limits.request_s):
-                reply = await _unless_gone(receive, self._begin(asked, model, request_id, received_s))
+                prompt, sampling = await _unless_gone(receive, self._prepare(asked, model, request_id))
         except TimeoutError:
             raise timed_out(self._limits.request_s) from None
+        # no `await` may come before `try`: a request that is cancelled there would keep its place
+        reply = PendingReply(
+            model.engine,
+            prompt,
+            sampling,
+            received_s=received_s,
+            limit_s=self._limits.request_s,
+            metrics=self._metrics,
+        )
         try:
             completion = Completion(request_id, model.identity, reply)
             response: Response
@@ -90,17 +105,12 @@ class ChatEndpoint:
         finally:
             reply.cancel()
 
-    async def _begin(
-        self, asked: ChatRequest, model: ServedModel, request_id: str, received_s: float
-    ) -> PendingReply:
-        """Decode, encode and submit a request."""
+    async def _prepare(
+        self, asked: ChatRequest, model: ServedModel, request_id: str
+    ) -> tuple[Encoded, Sampling]:
+        """Decode and encode a request; return its prompt, and how its reply is sampled."""
         if asked.model != model.identity.name:
-            raise ApiError(
-                HTTPStatus.NOT_FOUND,
-                f"model {asked.model!r} does not exist: this server has {model.identity.name}",
-                code="model_not_found",
-                param="model",
-            )
+            raise model_missing(asked.model, model.identity.name)
         with tempfile.TemporaryDirectory(prefix="llava-av-request-") as folder:
             conversation = await asyncio.to_thread(
                 read_conversation, asked, Path(folder), self._limits, model.special_tokens, request_id
@@ -114,14 +124,7 @@ class ChatEndpoint:
             seed=asked.seed,
             stop=asked.stop,
         )
-        return PendingReply(
-            model.engine,
-            prompt,
-            sampling,
-            received_s=received_s,
-            limit_s=self._limits.request_s,
-            metrics=self._metrics,
-        )
+        return prompt, sampling
 
     async def _decoded(self, conversation: AskedConversation, model: ServedModel) -> Clip:
         if conversation.media is None:
@@ -135,7 +138,7 @@ class _ClientGoneError(Exception):
     """The client closed the connection."""
 
 
-async def _parsed(request: Request) -> ChatRequest:
+async def _parsed(request: Request, limits: ServingLimits) -> ChatRequest:
     """Parse the body; the type is required, because web pages can send any other one without asking."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != _JSON:
@@ -144,16 +147,26 @@ async def _parsed(request: Request) -> ChatRequest:
             f"content type {given!r} is not {_JSON}: set the Content-Type header",
             code="unsupported_content_type",
         )
-    body = await request.body()
+    return await asyncio.to_thread(_validated, await request.body(), limits)
+
+
+def _validated(body: bytes, limits: ServingLimits) -> ChatRequest:
+    """Validate a body; each comma may begin a value or an error, which need many times its memory."""
+    most = limits.characters // 2 + _STRUCTURE
+    if (commas := body.count(b",")) > most:
+        raise invalid(
+            f"the body has {commas:,} commas, must be ≤ {most:,}: send fewer values or less text",
+            code="too_many_values",
+        )
     try:
-        return await asyncio.to_thread(ChatRequest.model_validate_json, body)
+        return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise invalid(f"the body is not JSON: {first['msg']}", code="invalid_json") from None
         if not first["loc"]:
             raise invalid("the body is not a JSON object: send one", code="invalid_json") from None
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:_MAX_FIELD]
         raise invalid(problem_text(ChatRequest, error), param=field) from None
 
 

@@ -1,6 +1,6 @@
 """Body of a chat completion, as OpenAI's clients send it, with the media parts of transformers and vLLM.
 
-A field that is not here is refused, because a field without effect would give another answer than asked for.
+Any other field is refused: if it were ignored, the answer would not be the one that was asked for.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,6 +19,8 @@ __all__ = [
     "TextPart",
     "VideoUrlPart",
 ]
+
+_MAX_NAME = 1_000
 
 
 class _Address(FrozenModel):
@@ -92,6 +94,8 @@ class Message(FrozenModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[tuple[ContentPart, ...], BeforeValidator(_as_parts)]
     """Text, or parts in their order; media in messages of `user` only."""
+    refusal: None = None
+    """Field of an answer, which a client sends back as a message of the conversation."""
 
     @property
     def texts(self) -> tuple[TextPart, ...]:
@@ -106,7 +110,7 @@ class _StreamOptions(FrozenModel):
 class ChatRequest(FrozenModel):
     """A chat completion."""
 
-    model: str
+    model: Annotated[str, Field(max_length=_MAX_NAME)]
     messages: tuple[Message, ...] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Maximum tokens of the reply."""

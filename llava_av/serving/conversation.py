@@ -150,10 +150,8 @@ def _medium(part: ContentPart, where: str) -> tuple[str, str]:
 def _of_url(url: str, where: str) -> str:
     match = _DATA_URL.match(url[:256])
     if match is None:
-        scheme = url[:64].partition(":")[0]
         raise invalid(
-            f"{where}: this server reads no {scheme}: addresses: send the file itself as "
-            "data:TYPE;base64,CONTENT",
+            f"{where}: the URL {url[:64]!r} must be data:TYPE;base64,CONTENT: send the file itself",
             code="unsupported_url",
             param="messages",
         )
@@ -161,7 +159,7 @@ def _of_url(url: str, where: str) -> str:
 
 
 def _decoded(content: str, where: str, most: int) -> bytes:
-    """Return the bytes of a file; its size is checked before it is decoded."""
+    """Return the bytes of a file, whose size is checked first."""
     if len(content) * 3 // 4 > most + 2:
         raise invalid(
             f"{where}: the file has {len(content) * 3 // 4:,} bytes, must be ≤ {most:,}: send a smaller one",

@@ -30,7 +30,7 @@ class CurrentModel:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[ServedModel]:
-        """Keep the present model for a request."""
+        """Yield the model that answers now; it stays open until the block ends."""
         with self._lock:
             model = self._model
             self._users[id(model)] += 1

@@ -63,7 +63,7 @@ class Engine(Protocol):
     def submit(self, prompt: Encoded, sampling: Sampling, deliver: Deliver) -> int:
         """Queue a prompt; return the number that `cancel` takes.
 
-        `deliver` receives pieces, then one `Finish` or `Failure`; after `cancel`, possibly nothing.
+        `deliver` receives pieces, then one `Finish` or `Failure`; after `cancel`, possibly nothing more.
         """
 
     def cancel(self, request: int) -> None:

@@ -9,17 +9,18 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_av.serving.api_errors import ApiError
 from llava_av.serving.api_keys import ApiKeys
+from llava_av.serving.http_server import LOOPBACK_HOSTS
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.metrics import ServingMetrics
 
-__all__ = ["LOOPBACK_HOSTS", "Gate"]
+__all__ = ["Gate"]
 
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 _API = "/v1/"
 _RETRY_S = 1
 _GONE = 499
@@ -59,6 +60,8 @@ class Gate:
         is_api = scope["path"].startswith(_API)
         try:
             await self._passed(scope, receive, recorded, is_api)
+        except ClientDisconnect:
+            return
         except ApiError as error:
             # what is left of the body is not read
             headers = {"Connection": "close", **error.headers}
@@ -86,7 +89,7 @@ class Gate:
     def _require_host(self, headers: Headers) -> None:
         if self._keys is not None:
             return
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        host = _host_name(headers.get("host", ""))
         if host not in LOOPBACK_HOSTS:
             raise ApiError(
                 HTTPStatus.FORBIDDEN,
@@ -108,13 +111,18 @@ class Gate:
         if self._open >= most:
             raise ApiError(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"the server answers {most} requests already: try again later",
+                f"the server is busy with {most} requests, its maximum: try again later",
                 code="queue_full",
                 headers={"Retry-After": str(_RETRY_S)},
             )
 
     async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
-        """Read the body; return a `receive` that has it as one message."""
+        """Read the body; return a `receive` that has it as one message.
+
+        Raises:
+            ApiError: The body is too large, or does not arrive in time.
+            ClientDisconnect: The client closed the connection before the end of the body.
+        """
         stated = Headers(scope=scope).get("content-length", "0")
         self._require_size(int(stated) if stated.isdecimal() else 0)
         body, more = bytearray(), True
@@ -122,13 +130,15 @@ class Gate:
             async with asyncio.timeout(self._limits.body_s):
                 while more:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
                     body += message.get("body", b"")
                     self._require_size(len(body))
                     more = message.get("more_body", False)
         except TimeoutError:
             raise ApiError(
                 HTTPStatus.REQUEST_TIMEOUT,
-                f"the body did not arrive within {self._limits.body_s:g} s: send less, or again",
+                f"the body did not arrive within {self._limits.body_s:g} s: send less, or try again",
                 code="body_timeout",
             ) from None
         waiting: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
@@ -145,3 +155,11 @@ class Gate:
                 f"the body has more than {self._limits.body_bytes:,} bytes: send less",
                 code="body_too_large",
             )
+
+
+def _host_name(header: str) -> str | None:
+    """Return the host of a Host header without its port; None if it is missing or malformed."""
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None

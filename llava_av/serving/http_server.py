@@ -8,7 +8,10 @@ from fastapi import FastAPI
 
 from llava_av.errors import UserError
 
-__all__ = ["listen", "run_server"]
+__all__ = ["LOOPBACK_HOSTS", "listen", "run_server"]
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Hosts that only this machine reaches."""
 
 _LOG = logging.getLogger(__name__)
 _DRAIN_S = 30
@@ -27,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise UserError(
-            f"--host {host} --port {port} cannot be used: {error.strerror or error}; choose another port"
+            f"--host {host} --port {port} cannot be used: {error.strerror or error}; choose another address"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Decoding of the media of requests in other processes, which are replaced if all of them end."""
+"""Decoding of the media of requests in other processes, which are replaced when they end."""
 
 import asyncio
 import logging
@@ -68,7 +68,7 @@ class MediaDecoder:
             memory_bytes=limits.decode_bytes,
         )
         for _ in range(limits.decode_workers):
-            pool.submit(media_sample("start", {}, {}))
+            pool.submit(media_sample("start", {}, {})).add_done_callback(pool.discard)
         return pool
 
     def _replace(self, broken: DecodePool) -> None:
@@ -88,7 +88,7 @@ async def _decoded(pool: DecodePool, media: LocatedSample) -> Clip:
     done.add_done_callback(lambda one: one.cancelled() or one.exception())
     try:
         await asyncio.wait([done])
+        return await asyncio.to_thread(pool.result, future, media.sample)
     except asyncio.CancelledError:
-        future.cancel()
+        pool.discard(future)
         raise
-    return await asyncio.to_thread(pool.result, future, media.sample)

@@ -25,7 +25,7 @@ def media_sample(
     *,
     use_audio: bool = True,
 ) -> LocatedSample:
-    """Return the media of a request as a sample, as which the decoding processes take them.
+    """Return the media of a request as a sample, which the decoding processes take.
 
     Args:
         request_id: ID of the request, for messages.
@@ -76,7 +76,7 @@ def _require_within(name: str, path: Path, modality: _Modality, limits: ServingL
 
 
 def _frames(info: MediaInfo) -> float:
-    """Return the frames of a video; by its length if the headers do not state them."""
+    """Return the number of frames of a video: stated in its headers, or by its length if that gives more."""
     if info.kind != "video":
         return 0
     return max(info.frames or 0, info.duration_s * (info.fps or 0))

@@ -1,7 +1,6 @@
 """A reply while it is generated, for one task of the event loop."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from http import HTTPStatus
@@ -40,11 +39,11 @@ class PendingReply:
         self._received_s, self._limit_s, self._metrics = received_s, limit_s, metrics
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._engine, self._loop = engine, asyncio.get_running_loop()
-        self._begun_s = time.monotonic()
+        self._begun_s = self._loop.time()
         self._number = engine.submit(prompt, sampling, self._deliver)
 
     def _deliver(self, event: Event) -> None:
-        # the loop may have ended, and with it all who wait
+        # the loop may be closed: nobody waits for the event then
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -72,11 +71,10 @@ class PendingReply:
                 self._metrics.first_text(now_s - self._received_s)
             is_first = False
             if isinstance(event, Finish):
-                took_s = time.monotonic() - self._begun_s
-                self._metrics.replied(self.prompt_tokens, event.completion_tokens, took_s)
-            yield event
-            if isinstance(event, Finish):
+                self._metrics.replied(self.prompt_tokens, event.completion_tokens, now_s - self._begun_s)
+                yield event
                 return
+            yield event
 
     async def _next(self) -> Event:
         try:

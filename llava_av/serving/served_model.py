@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from transformers.utils import logging
 
@@ -26,7 +27,7 @@ _SHORT_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Name of a model that answers, and what exactly it is."""
+    """Name, version and digest of a model that answers."""
 
     name: str
     """Name that requests give as `model`."""
@@ -44,7 +45,8 @@ class ModelIdentity:
     def headers(self) -> dict[str, str]:
         """Return the headers of an answer of this model."""
         version = {} if self.version is None else {"X-Model-Version": self.version}
-        return {"X-Model-Name": self.name, **version, "X-Model-Digest": self.digest}
+        # the name of a folder may have any characters, headers have ASCII only
+        return {"X-Model-Name": quote(self.name, safe=" "), **version, "X-Model-Digest": self.digest}
 
 
 class ServedModel:
@@ -69,14 +71,16 @@ class ServedModel:
         self.loaded_at = int(time.time())
         """Unix time in seconds."""
         self.sample_rate_hz = processor.config.sample_rate_hz
-        self._decoder = MediaDecoder(limits, processor.config.media_recipe(), processor.image_resizing())
+        self.media = processor.config.media_recipe()
+        """How media are sampled."""
+        self._decoder = MediaDecoder(limits, self.media, processor.image_resizing())
 
     async def decode(self, media: LocatedSample) -> Clip:
         """Decode the media of a request; see `MediaDecoder.decode`."""
         return await self._decoder.decode(media)
 
     def encode(self, asked: AskedConversation, clip: Clip, reply_tokens: int | None) -> tuple[Encoded, int]:
-        """Encode a conversation; return it and the maximum tokens of its reply.
+        """Encode a conversation; return its prompt and the maximum tokens of its reply.
 
         Raises:
             ApiError: The conversation does not fit the model.

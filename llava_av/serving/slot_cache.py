@@ -51,7 +51,7 @@ class _SlotLayer(CacheLayerMixin):
 
     def _empty(self, states: Tensor) -> Tensor:
         _, heads, _, width = states.shape
-        # zeros, because a masked value still is multiplied by zero, and NaN would stay NaN
+        # memory that is not initialized may have NaN, which a mask does not hide
         return states.new_zeros(self._slots, heads, self._length, width)
 
     def store(self, row: int, keys: Tensor, values: Tensor) -> None:
@@ -61,6 +61,12 @@ class _SlotLayer(CacheLayerMixin):
         for slots, given in ((self.keys, keys), (self.values, values)):
             assert slots is not None
             slots[row, :, : given.shape[2]] = given[0]
+
+    def clear(self, row: int) -> None:
+        """Overwrite a slot with zeros."""
+        for slots in (self.keys, self.values):
+            assert slots is not None
+            slots[row] = 0
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a slot into another one."""
@@ -117,6 +123,11 @@ class SlotCache(Cache):
             assert read.values is not None
             layer.store(len(self.lengths), read.keys, read.values)
         self.lengths.append(int(prompt.get_seq_length()))
+
+    def clear(self, row: int) -> None:
+        """Overwrite the slot of a row whose keys or values may be NaN, which a mask does not hide."""
+        for layer in self._of_layer:
+            layer.clear(row)
 
     def remove(self, row: int) -> None:
         """Remove a row; the last one takes its place."""

@@ -184,13 +184,16 @@ class SlotEngine:
     def _accept(self, logits: Tensor, *, first: int = 0) -> None:
         """Choose a token for each row from `first` on; rows that end leave the batch."""
         logits = logits.float()
-        largest = logits.argmax(-1).tolist()
+        largest, overflowed = logits.argmax(-1).tolist(), logits.isnan().any(-1).tolist()
         for row in reversed(range(first, len(self._rows))):
             request, scores = self._rows[row], logits[row - first]
             try:
+                if overflowed[row - first]:
+                    raise ArithmeticError("a logit is not a number: the activations of the model overflowed")
                 ends = self._continue(request, largest[row - first], scores)
             except Exception as error:
                 _LOG.exception("the choice of a token failed; the other requests continue")
+                self._cache.clear(row)
                 request.deliver(Failure(error=error))
                 ends = True
             if ends:

@@ -30,7 +30,7 @@ def chosen_trackers(request: RunRequest, folder: Path) -> list[Tracker]:
     names = [name.strip() for name in os.environ.get(TRACKERS_VARIABLE, "").split(",") if name.strip()]
     for name in names:
         if name not in _KINDS:
-            raise UserError(f"{TRACKERS_VARIABLE}={name!r} must name trackers among {', '.join(_KINDS)}")
+            raise UserError(f"{TRACKERS_VARIABLE}={name!r} must be one of {', '.join(_KINDS)}")
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f"{TRACKERS_VARIABLE} names {name}, which is not installed: pip install 'llava-av[trackers]'"

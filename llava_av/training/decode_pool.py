@@ -148,6 +148,11 @@ class DecodePool:
             _refuse(sample, "needs too much memory to decode; export it with a smaller size")
         return _read_clip(decoded)
 
+    def discard(self, future: Future[Any]) -> None:
+        """End the decoding of a clip that nobody reads, or remove the file of one that is decoded."""
+        if not future.cancel() and future.exception() is None:
+            future.result().path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """End the processes."""
         self._pool.stop()  # type: ignore[no-untyped-call]

@@ -128,10 +128,14 @@ def _add_documents(run: Run, target: Path) -> None:
 
 
 def _state_license(card: Path, license_name: str) -> None:
-    """Write the licence into the front matter of a card, or into a new card."""
+    """Write the licence into the front matter of a card, in place of another one, or into a new card."""
     text = card.read_text(encoding="utf-8") if card.exists() else f"{_FRONT}library_name: llava-av\n{_FRONT}"
-    front = yaml.safe_dump({"license": license_name}, allow_unicode=True)
-    card.write_text(_FRONT + front + text.removeprefix(_FRONT), encoding="utf-8")
+    front, mark, rest = text.removeprefix(_FRONT).partition(f"\n{_FRONT}")
+    if not text.startswith(_FRONT) or not mark:
+        front, rest = "", text
+    kept = "".join(f"{line}\n" for line in front.splitlines() if not line.startswith("license:"))
+    stated = yaml.safe_dump({"license": license_name}, allow_unicode=True)
+    card.write_text(f"{_FRONT}{stated}{kept}{_FRONT}{rest}", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -142,7 +146,7 @@ def _whole_folder(target: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         for path in target.iterdir() if target.is_dir() else ():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
             raise UserError(f"cannot write {target}: {reason}; choose another folder") from error

@@ -102,7 +102,7 @@ def test_no_tracker_is_the_default(value: str, tmp_path: Path, monkeypatch: pyte
 
 def test_an_unknown_or_missing_tracker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TRACKERS_VARIABLE, "tensorboard,comet")
-    with pytest.raises(UserError, match="'comet' must name trackers among tensorboard, wandb"):
+    with pytest.raises(UserError, match="'comet' must be one of tensorboard, wandb"):
         chosen_trackers(REQUEST, tmp_path)
     monkeypatch.setenv(TRACKERS_VARIABLE, "wandb")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -1,6 +1,7 @@
 """Exported models as others load them: through auto classes, and as released LLaVA models."""
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -152,3 +153,21 @@ def test_the_licence_is_stated_in_a_card(source, tmp_path):
         tmp_path / "exported/README.md"
     ).read_text() == "---\nlicense: apache-2.0\nlibrary_name: llava-av\n---\n"
     assert json.loads((tmp_path / "exported/config.json").read_text())["model_type"] == "llava_av"
+
+
+@pytest.mark.parametrize(
+    ("card", "stated"),
+    [
+        (
+            "---\ntags: [video]\nlicense: mit\n---\n# Model\n---\n",
+            "---\nlicense: apache-2.0\ntags: [video]\n---\n# Model\n---\n",
+        ),
+        ("# Model\n", "---\nlicense: apache-2.0\n---\n# Model\n"),
+    ],
+)
+def test_the_licence_replaces_that_of_the_folders_own_card(source, tmp_path, card, stated):
+    folder = shutil.copytree(source, tmp_path / "model")
+    (folder / "README.md").write_text(card)
+    options = ExportOptions(license="apache-2.0")
+    export_model(Workspace(folder=tmp_path), str(folder), tmp_path / "exported", options)
+    assert (tmp_path / "exported/README.md").read_text() == stated

@@ -42,7 +42,7 @@ def unusable(sample: "Sample") -> str | None:
 def names_choice(sample: "Sample") -> bool:
     """Check whether the last answer contains one of the choices, if there are any.
 
-    Evaluation counts every reply to another sample as wrong.
+    Evaluation counts every reply to a sample for which this is False as wrong.
     """
     answer = sample.conversations[-1].value.casefold()
     return not sample.choices or any(choice.strip().casefold() in answer for choice in sample.choices)

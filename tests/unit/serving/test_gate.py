@@ -77,7 +77,7 @@ def test_a_valid_key_opens_the_api_under_any_host_and_probes_need_none(current):
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("evil.example:80", 403), ("[::1]:80", 200), ("127.0.0.1", 200)]
+    ("host", "status"), [("evil.example:80", 403), ("[", 403), ("[::1]:80", 200), ("127.0.0.1", 200)]
 )
 def test_without_keys_only_loopback_hosts_are_answered(current, host, status):
     [answer] = call(current, {"method": "GET", "url": "/v1/models", "headers": {"Host": host}})
@@ -113,11 +113,27 @@ def test_more_requests_than_batch_and_queue_are_told_to_come_back(current):
     assert call(current, long)[0].status_code == 200
 
 
-def test_a_reply_that_takes_too_long_ends_whole_or_streamed(current):
-    long = {**ASKED, "max_tokens": 400}
-    [whole] = call(current, {"json": long}, request_s=0.05)
+class SilentEngine:
+    """Engine that never answers."""
+
+    context = 512
+
+    def submit(self, prompt: object, sampling: object, deliver: object) -> int:
+        return 0
+
+    def cancel(self, request: int) -> None:
+        pass
+
+    def load(self) -> tuple[int, int]:
+        return 0, 0
+
+
+def test_a_reply_that_takes_too_long_ends_whole_or_streamed(monkeypatch, current):
+    monkeypatch.setattr(current.model, "engine", SilentEngine())
+    whole, streamed = call(
+        current, {"json": ASKED}, {"json": {**ASKED, "stream": True}}, queued=1, request_s=1.5
+    )
     assert error(whole) == (504, "timeout")
-    [streamed] = call(current, {"json": {**long, "stream": True}}, request_s=0.05)
     events = [line.removeprefix("data: ") for line in streamed.text.splitlines() if line]
     assert json.loads(events[-2])["error"]["code"] == "timeout"
     assert events[-1] == "[DONE]"
@@ -130,10 +146,12 @@ def test_a_reply_that_takes_too_long_ends_whole_or_streamed(current):
         (b"{", "application/json", 400, "invalid_json", "not JSON"),
         (b'"\xff"', "application/json", 400, "invalid_json", "not JSON"),
         (b"[1]", "application/json", 400, "invalid_json", "not a JSON object"),
+        (b"[%s1]" % (b"1," * 120_000), "application/json", 400, "too_many_values", "120,000 commas"),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(current, content, kind, status, code, says):
-    [answer] = call(current, {"content": content, "headers": {"Content-Type": kind}})
+    sent = {"content": content, "headers": {"Content-Type": kind}}
+    [answer] = call(current, sent, body_bytes=2**20)
     assert error(answer) == (status, code)
     assert says in answer.json()["error"]["message"]
 
@@ -143,6 +161,8 @@ def test_a_body_that_is_no_request_is_refused(current, content, kind, status, co
     [
         ({"temprature": 1}, "temprature", "did you mean temperature"),
         ({"n": 2}, "n", "1"),
+        ({"k" * 4_000: 1}, "k" * 99, "k: unknown field"),
+        ({"model": "m" * 4_000}, "model", "at most 1000"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 513}, "messages", "512"),
         ({"messages": []}, "messages", "at least 1"),
@@ -170,12 +190,46 @@ def test_a_field_that_cannot_be_used_is_named(current, change, param, says):
 
 
 def test_another_model_and_another_path_do_not_exist(current):
-    model, path = call(
-        current, {"json": {**ASKED, "model": "gpt-5"}}, {"json": ASKED, "url": "/v1/completions"}, queued=1
+    model, listed, path = call(
+        current,
+        {"json": {**ASKED, "model": "gpt-5"}},
+        {"method": "GET", "url": "/v1/models/gpt-5"},
+        {"json": ASKED, "url": "/v1/completions"},
+        queued=1,
     )
-    assert error(model) == (404, "model_not_found")
+    assert error(model) == error(listed) == (404, "model_not_found")
     assert "this server has tiny" in model.json()["error"]["message"]
     assert error(path) == (404, None)
+
+
+def test_an_answer_can_be_sent_back_as_a_message(current):
+    [first] = call(current, {"json": ASKED})
+    messages = [*ASKED["messages"], first.json()["choices"][0]["message"], *ASKED["messages"]]
+    [second] = call(current, {"json": {**ASKED, "messages": messages}})
+    assert second.status_code == 200, second.text
+    assert second.json()["usage"]["prompt_tokens"] > first.json()["usage"]["prompt_tokens"]
+
+
+def test_a_client_that_leaves_before_the_end_of_its_body_gets_no_answer(current):
+    events = iter([{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive() -> dict:
+        return next(events)
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
+    app = build_app(current, limits=LIMITS, keys=None)
+    asyncio.run(app(scope, receive, send))
+    assert sent == []
+
+
+def test_a_name_beyond_ascii_is_escaped_in_headers():
+    identity = ModelIdentity(name="modèle 模型", version=None, digest="d" * 64)
+    assert identity.headers()["X-Model-Name"] == "mod%C3%A8le %E6%A8%A1%E5%9E%8B"
 
 
 def test_an_answer_names_the_model_version_and_digest(current):
@@ -186,7 +240,8 @@ def test_an_answer_names_the_model_version_and_digest(current):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("# none\n\n", "no key"), ("short\n", "5 characters"), (None, "cannot be read")]
+    ("text", "says"),
+    [("# none\n\n", "no key"), ("short\n", "5 characters"), ("ü" * 20, "ASCII"), (None, "cannot be read")],
 )
 def test_a_file_without_good_keys_is_refused(tmp_path, text, says):
     file = tmp_path / "keys"

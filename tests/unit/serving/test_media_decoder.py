@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import numpy as np
 import psutil
@@ -15,6 +16,7 @@ from llava_av.serving.api_errors import ApiError
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_decoder import MediaDecoder
 from llava_av.serving.media_limits import media_sample
+from llava_av.training.decode_pool import DecodePool
 from tests.media_samples import click, write_audio
 
 LONG = MediaRecipe(max_audio_s=600)
@@ -71,6 +73,31 @@ def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced(slow):
     finally:
         decoder.close()
     assert refused.value.code == "invalid_media"
+
+
+def test_a_request_that_is_cancelled_before_its_clip_is_read_leaves_no_file(monkeypatch, decoder, audio):
+    begun, submit, submitted = asyncio.Event(), DecodePool.submit, []
+
+    def recorded(pool: DecodePool, media: LocatedSample) -> Future:
+        submitted.append(submit(pool, media))
+        return submitted[-1]
+
+    async def never(*call: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(decoder.decode(audio))
+        await asyncio.wait_for(begun.wait(), 30)
+        assert submitted[-1].result().path.exists()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    decode(decoder, audio)
+    monkeypatch.setattr(DecodePool, "submit", recorded)
+    monkeypatch.setattr(asyncio, "to_thread", never)
+    asyncio.run(cancelled())
+    assert not submitted[-1].result().path.exists()
 
 
 def test_a_request_that_is_cancelled_ends_its_decoding(decoder, audio, slow):

@@ -152,6 +152,25 @@ def test_a_prompt_that_fails_does_not_disturb_the_others(engine, prompts, alone)
     assert asked[2].reply()[0] == alone[2]
 
 
+def test_a_request_that_overflows_fails_and_its_slot_does_not_spoil_others(
+    monkeypatch, parts, prompts, alone
+):
+    model, _ = parts
+    embed, long = model.embed, len(prompts[0].input_ids)
+
+    def overflowing(input_ids: torch.Tensor, media: object) -> torch.Tensor:
+        embeddings = embed(input_ids, media)
+        return embeddings * torch.nan if input_ids.shape[1] == long else embeddings
+
+    monkeypatch.setattr(model, "embed", overflowing)
+    engine = SlotEngine(*parts, slots=2, context=512)
+    failed = [Asked(engine, prompts[0]) for _ in range(2)]
+    assert all(isinstance(one.next(), Failure) for one in failed)
+    asked = [Asked(engine, prompts[number]) for number in (1, 2)]
+    assert [one.reply()[0] for one in asked] == alone[1:3]
+    engine.close()
+
+
 def test_closing_ends_what_runs_and_refuses_more(parts, prompts):
     engine = SlotEngine(*parts, slots=1, context=2_048)
     asked = [Asked(engine, prompts[1], max_tokens=1_900) for _ in range(2)]
