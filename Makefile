@@ -20,7 +20,7 @@ test-slow: .venv/made-from ; $(PYTEST) -m slow
 # The tests of `make test` with branch coverage, which takes half as much time again.
 coverage: .venv/made-from ; $(PYTEST) -m "not slow" --cov --cov-report term
 
-# Damaged files, read for SECONDS: nothing but a result or an error of one line may come of them.
+# Read damaged files for SECONDS; each must end with a result or a one-line error.
 fuzz: .venv/made-from ; $(BIN)/python -W ignore -m tests.fuzz.run --seconds $(or $(SECONDS),60)
 
 lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo

@@ -33,7 +33,13 @@ from llava_av.workflows.runtime.workspace import quiet_libraries
 
 __all__ = ["app", "main"]
 
-_START, _INPUTS, _STEPS, _MODELS, _PLATFORM = "Start", "Inputs", "Steps of a run", "Models", "Platform"
+_START, _INPUTS, _STEPS, _MODELS, _PLATFORM = (
+    "Start",
+    "Inputs",
+    "Steps of a run",
+    "Runs and models",
+    "Platform",
+)
 
 app = typer.Typer(
     name="llava-av",

@@ -1,4 +1,4 @@
-"""Console of results, and progress of running steps: bars on a terminal, lines elsewhere."""
+"""Output of results, and progress of running steps: bars on a terminal, lines elsewhere."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def print_json(value: object) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table with a line for each row, which is neither cut nor wrapped, so that IDs can be copied."""
+    """Print a table with one line per row, which is neither cut nor wrapped, so that IDs can be copied."""
     table = [list(columns), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     for cells in table:
@@ -49,7 +49,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
 
 
 def print_values(values: Mapping[str, str]) -> None:
-    """Print a line with name and value for each value that is not empty."""
+    """Print the name and text of each value on a line; leave out empty values."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         if value:

@@ -11,7 +11,7 @@ __all__ = ["doctor"]
 
 
 def doctor(output_dir: OutputDir = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
-    """Check that this machine meets the requirements; exit with 1 if the dry run lacks one."""
+    """Check that this machine meets the requirements; exit with 1 if the dry run needs a missing one."""
     from rich.table import Table
 
     from llava_av.cli.display import print_json, result_console

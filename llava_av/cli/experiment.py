@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="Write, check, compare and close experiment records.", no_args_is_help=True)
-_Folder = Annotated[Path | None, typer.Option(help="Folder of the records (default: experiments).")]
+_Folder = Annotated[
+    Path | None, typer.Option(help="Folder of the records (default: the project's, then the package's).")
+]
 
 
 class _Part(StrEnum):
@@ -204,9 +206,9 @@ def compare(
         compared = compare_runs(ObjectStore.from_env(), first, second)
     if as_json:
         rows = [_row_json(row) for row in compared.rows]
-        print_json({"a": compared.first, "b": compared.second, "changes": compared.changes, "rows": rows})
+        print_json({"a": compared.run, "b": compared.baseline, "changes": compared.changes, "rows": rows})
         return
-    print(f"A: run {compared.first}\nB: run {compared.second}")
+    print(f"A: run {compared.run}\nB: run {compared.baseline}")
     for change in compared.changes or ("the inputs do not differ",):
         print(change)
     cells = [

@@ -1,4 +1,4 @@
-"""`llava-av model`: models from pretrained weights, and export of trained ones."""
+"""`llava-av model`: create models from pretrained weights, list registered ones, and export trained ones."""
 
 import os
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Create models from pretrained weights, export trained ones.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, download and export models.", no_args_is_help=True)
 
 _Target = Annotated[Path, typer.Argument(help="Folder to create.")]
 _Audio = Annotated[

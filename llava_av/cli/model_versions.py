@@ -1,23 +1,19 @@
 """`llava-av model list`, `show` and `pull`: registered model versions and their files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llava_av.cli.display import print_json, print_rows, print_values
-from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.options import AsJson, OutputDir, VersionArgument
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from llava_av.workflows.stored_runs import StoredRuns
 
 __all__ = ["list_versions", "pull", "show"]
-
-_Model = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS."),
-]
 
 
 def list_versions(as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
@@ -30,8 +26,13 @@ def list_versions(as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDE
     if as_json:
         print_json(found)
         return
-    columns = ("model", "aliases", "run", "dataset", "accuracy")
-    print_rows(columns, [[_text(one[name]) for name in columns] for one in found])
+    print_rows(("model", "aliases", "run", "dataset", "accuracy"), map(_cells, found))
+
+
+def _cells(version: dict[str, Any]) -> Iterator[str]:
+    yield from (_text(version[name]) for name in ("model", "aliases", "run", "dataset"))
+    accuracy = version["accuracy"]
+    yield "" if accuracy is None else f"{accuracy:.3f} {version['family']}"
 
 
 def _versions(stored: "StoredRuns") -> list[dict[str, Any]]:
@@ -53,34 +54,32 @@ def _versions(stored: "StoredRuns") -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return "" if value is None else str(value)
+    return ", ".join(value) if isinstance(value, list) else value or ""
 
 
-def show(model: _Model, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def show(version: VersionArgument, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show a model version: its checkpoint, aliases, inputs and accuracies."""
     from llava_av.cli.session import require_state, session
     from llava_av.registry.versions import load_version
-    from llava_av.runs import EvaluationResult, Run
+    from llava_av.runs import EvaluationResult, Run, named_datasets
     from llava_av.storage import ObjectStore
     from llava_av.workflows.evaluate import accuracy_metrics
     from llava_av.workflows.version_history import version_uri
 
-    require_state(output_dir, model)
+    require_state(output_dir, version)
     with session(output_dir):
         store = ObjectStore.from_env()
-        version = load_version(store, version_uri(model))
-        evaluation = Run(store=store, id=version.run).find(EvaluationResult) if version.run else None
-    lineage = version.lineage
+        registered = load_version(store, version_uri(version))
+        evaluation = Run(store=store, id=registered.run).find(EvaluationResult) if registered.run else None
+    lineage = registered.lineage
     found: dict[str, Any] = {
-        "model": version.uri,
-        "aliases": list(version.aliases),
-        "checkpoint": version.checkpoint_uri,
-        "digest": version.checkpoint_digest,
-        "run": version.run,
+        "model": registered.uri,
+        "aliases": list(registered.aliases),
+        "checkpoint": registered.checkpoint_uri,
+        "digest": registered.checkpoint_digest,
+        "run": registered.run,
         "recipe": lineage.recipe.name,
-        "dataset": f"{lineage.dataset.name}@{lineage.dataset.commit}",
+        "dataset": named_datasets(lineage.datasets),
         "accuracy": accuracy_metrics(evaluation) if evaluation else {},
     }
     if as_json:
@@ -92,7 +91,7 @@ def show(model: _Model, as_json: AsJson = False, output_dir: OutputDir = DEFAULT
 
 
 def pull(
-    model: _Model,
+    version: VersionArgument,
     target: Annotated[Path, typer.Argument(help="Folder to create.")],
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -105,9 +104,9 @@ def pull(
     from llava_av.workflows.pull_model import pull_model
     from llava_av.workflows.version_history import version_uri
 
-    require_state(output_dir, model)
+    require_state(output_dir, version)
     with session(output_dir) as workspace:
-        files = pull_model(workspace, version_uri(model), target)
+        files = pull_model(workspace, version_uri(version), target)
     if as_json:
         print_json({"folder": str(target), "files": files})
     else:

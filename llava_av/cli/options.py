@@ -19,6 +19,7 @@ __all__ = [
     "LOCAL_PROFILE",
     "AllowIncompleteRecord",
     "AsJson",
+    "DatasetNameOption",
     "EngineName",
     "ExperimentName",
     "LauncherName",
@@ -26,7 +27,11 @@ __all__ = [
     "Overrides",
     "ProfileChanges",
     "ProfileName",
+    "ProfileSteps",
+    "RecipeArgument",
     "RunIdArgument",
+    "SeedOption",
+    "VersionArgument",
     "chosen_recipe",
     "chosen_target",
     "parsed_overrides",
@@ -41,6 +46,13 @@ COMMITTED_DATASETS = "committed datasets as NAME (the newest commit) or NAME@COM
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", help="Folder for state, logs and results.", show_default=True)
+]
+RecipeArgument = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
+DatasetNameOption = Annotated[
+    str, typer.Option("--dataset-name", help="Name of the dataset (default: the folder's name).")
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Seed of weights and order (default: the recipe's).")
 ]
 EngineName = Annotated[
     str | None,
@@ -58,7 +70,7 @@ Overrides = Annotated[
 ]
 LauncherName = Annotated[str, typer.Option("--launcher", help="Job target: local or kubernetes.")]
 ProfileName = Annotated[
-    str, typer.Option("--profile", help="Job profile for kubernetes: a name in k8s/profiles, or a file.")
+    str, typer.Option("--profile", help="Job profile for kubernetes: a name, such as gpu-8, or a YAML file.")
 ]
 ProfileChanges = Annotated[
     list[str] | None,
@@ -81,6 +93,9 @@ AllowIncompleteRecord = Annotated[
     ),
 ]
 RunIdArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run ID, as `train` prints it.")]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="models:/NAME/VERSION or models:/NAME@ALIAS.")
+]
 
 
 def chosen_recipe(

@@ -1,7 +1,6 @@
 """`llava-av recipe`: list and show recipes, and estimate their size."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import AsJson, OutputDir, Overrides, chosen_recipe
+from llava_av.cli.display import print_json, result_console
+from llava_av.cli.options import AsJson, OutputDir, Overrides, RecipeArgument, chosen_recipe
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ _LOG = logging.getLogger(__name__)
 
 app = typer.Typer(help="List and show recipes, and estimate their size.", no_args_is_help=True)
 
-_Name = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
-
 
 @app.command("list")
 def list_all(as_json: AsJson = False) -> None:
@@ -35,7 +33,7 @@ def list_all(as_json: AsJson = False) -> None:
 
     recipes = named_recipes()
     if as_json:
-        print(json.dumps([{"name": name, "purpose": purpose} for name, purpose in recipes.items()], indent=1))
+        print_json([{"name": name, "purpose": purpose} for name, purpose in recipes.items()])
         return
     width = max(map(len, recipes), default=0)
     for name, description in recipes.items():
@@ -43,7 +41,7 @@ def list_all(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(name: _Name, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def show(name: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print a recipe with every default, and its digest, as YAML that is a recipe itself.
 
     Media settings that the base model of a recipe determines are left out.
@@ -53,7 +51,7 @@ def show(name: _Name, overrides: Overrides = None, as_json: AsJson = False) -> N
     recipe = chosen_recipe(name, overrides=overrides, for_cluster=True)
     content = recipe.stated()
     if as_json:
-        print(json.dumps({"digest": recipe.digest(), "recipe": content}, indent=1))
+        print_json({"digest": recipe.digest(), "recipe": content})
         return
     print(f"# digest: {recipe.digest()}")
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100), end="")
@@ -61,7 +59,7 @@ def show(name: _Name, overrides: Overrides = None, as_json: AsJson = False) -> N
 
 @app.command()
 def estimate(
-    name: _Name,
+    name: RecipeArgument,
     gpus: Annotated[int, typer.Option(min=1, max=100_000, help="Number of GPUs.")],
     gpu_memory: Annotated[float, typer.Option(min=0.1, help="Memory of each GPU in GiB.")] = 80.0,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each sample's text.")] = 256,
@@ -91,7 +89,7 @@ def estimate(
         found = {stage: one.model_copy(update=digest) for stage, one in estimated.items()}
         if as_json:
             stages = {name: one.to_json() for name, one in found.items()}
-            print(json.dumps({"stages": stages} if chosen.stages else stages[""], indent=1))
+            print_json({"stages": stages} if chosen.stages else stages[""])
         else:
             _print(found)
         require_fit(estimator, chosen, found, gpu_memory)
@@ -109,8 +107,6 @@ def _reading_base(recipe: "Recipe", output_dir: Path) -> AbstractContextManager[
 
 
 def _print(stages: "Mapping[str, Estimate]") -> None:
-    from llava_av.cli.display import result_console
-
     found = next(iter(stages.values()))
     engine = found.engine if found.zero_stage is None else f"{found.engine}, ZeRO {found.zero_stage}"
     console = result_console()

@@ -1,20 +1,15 @@
 """`llava-av rollback`, `lineage`, `model-card` and `reproduce`: commands about registered models."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llava_av.cli.display import print_json
-from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.options import AsJson, OutputDir, VersionArgument
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["lineage", "model_card", "reproduce", "rollback"]
-
-_Version = Annotated[
-    str, typer.Argument(metavar="VERSION", help="models:/NAME/VERSION or models:/NAME@ALIAS.")
-]
 
 
 def rollback(
@@ -41,13 +36,13 @@ def rollback(
 
 
 def lineage(
-    version: _Version,
+    version: VersionArgument,
     output_dir: OutputDir = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the complete lineage as JSON.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Verify every file of the checkpoint.")] = False,
     draw: Annotated[Path | None, typer.Option(help="File to draw the lineage to: .svg or .html.")] = None,
 ) -> None:
-    """Show the origin and use of a model version; exit with 1 if its checkpoint is not verified."""
+    """Show the origin and use of a model version; exit with 1 if a part of it is damaged."""
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -63,7 +58,7 @@ def lineage(
         history = version_history(ObjectStore.from_env(), version_uri(version), contents=verify)
     boxes = history_boxes(history)
     if as_json:
-        print(json.dumps(history.to_json(), indent=1))
+        print_json(history.to_json())
     else:
         colours = {"good": "green", "bad": "red", "open": "yellow", "plain": "none"}
         branches: list[Tree] = []
@@ -78,7 +73,7 @@ def lineage(
     raise typer.Exit(0 if history.verified else 1)
 
 
-def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def model_card(version: VersionArgument, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Print the model card of a version."""
     from llava_av.cli.session import require_state, session
     from llava_av.storage import ObjectStore
@@ -92,7 +87,7 @@ def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> Non
 
 
 def reproduce(
-    version: _Version,
+    version: VersionArgument,
     output_dir: OutputDir = DEFAULT_FOLDER,
     repository: Annotated[
         str | None,

@@ -7,11 +7,14 @@ import typer
 from llava_av.cli.options import (
     COMMITTED_DATASETS,
     AsJson,
+    DatasetNameOption,
     EngineName,
     ExperimentName,
     OutputDir,
     Overrides,
     ProfileSteps,
+    RecipeArgument,
+    SeedOption,
     chosen_recipe,
 )
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -20,7 +23,7 @@ __all__ = ["run"]
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
+    recipe: RecipeArgument,
     dataset: Annotated[
         str,
         typer.Option(
@@ -28,12 +31,9 @@ def run(
             help=f"Folder to commit, with conversations.jsonl and its media; or {COMMITTED_DATASETS}.",
         ),
     ],
-    dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
+    dataset_name: DatasetNameOption = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of weights and order (default: the recipe's)."),
-    ] = None,
+    seed: SeedOption = None,
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: ExperimentName = "",
@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on your data: commit, train, register, evaluate, gate and report.
 
-    Exit with 1 if the gate fails or the model misses an expectation of its record.
+    Exit with 1 if the model fails the gate or an expectation of its record, with 0 if it becomes challenger.
     """
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.pipeline_run import PipelineRequest, run_here

@@ -56,10 +56,10 @@ def show(run: RunIdArgument, as_json: AsJson = False, output_dir: OutputDir = DE
 
     with stored_objects(output_dir, run) as store:
         stored, row = read_one_run(store, run)
-    if as_json:
-        print_json(row.model_dump(mode="json") | _details(stored))
-        return
     details = _details(stored)
+    if as_json:
+        print_json(row.model_dump(mode="json") | details)
+        return
     print_values({**_inputs(row), **{name: details[name] for name in ("checkpoint", "digest")}})
     for outcome in details["expected"]:
         print(outcome)
@@ -71,7 +71,7 @@ def _inputs(row: "IndexedRun") -> Mapping[str, str]:
     return {
         "run": row.run,
         "experiment": row.experiment,
-        "recipe": f"{row.recipe}, seed {row.seed}",
+        "recipe": row.recipe if row.seed is None else f"{row.recipe}, seed {row.seed}",
         "dataset": row.dataset,
         "code": code,
         "opened": f"{row.at:%Y-%m-%d %H:%M} by {row.by}" if row.at else "",

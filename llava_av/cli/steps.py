@@ -12,6 +12,7 @@ from llava_av.cli.options import (
     LOCAL_PROFILE,
     AllowIncompleteRecord,
     AsJson,
+    DatasetNameOption,
     EngineName,
     ExperimentName,
     LauncherName,
@@ -20,7 +21,9 @@ from llava_av.cli.options import (
     ProfileChanges,
     ProfileName,
     ProfileSteps,
+    RecipeArgument,
     RunIdArgument,
+    SeedOption,
     chosen_recipe,
     chosen_target,
 )
@@ -41,12 +44,9 @@ def open_run(
     dataset: Annotated[
         str, typer.Option(help=f"Dataset: demo, a folder to commit, or {COMMITTED_DATASETS}.")
     ] = "demo",
-    dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
+    dataset_name: DatasetNameOption = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of weights and order (default: the recipe's)."),
-    ] = None,
+    seed: SeedOption = None,
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: ExperimentName = "",
@@ -84,13 +84,10 @@ def open_run(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
+    recipe: RecipeArgument,
     dataset: Annotated[str, typer.Option(help=f"Dataset: {COMMITTED_DATASETS}.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of weights and order (default: the recipe's)."),
-    ] = None,
+    seed: SeedOption = None,
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: ExperimentName = "",
@@ -214,7 +211,7 @@ def promote(
 ) -> None:
     """Apply the gate and move the alias `champion` if it passes.
 
-    Exit with 1 if it fails, and with 3 if it is not applied since the dataset lacks its family of questions.
+    Exit with 1 if it fails, and with 3 if the dataset lacks its family of questions, and it is not applied.
     """
     from llava_av.cli.session import require_state, session
     from llava_av.runs import Registration, Run
@@ -238,7 +235,7 @@ def index(
     reports: Annotated[bool, typer.Option(help="Also fetch the reports of all runs.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write index.html with all runs of the bucket, their reports, and all experiments."""
+    """Write index.html with all runs of the bucket, their reports and their experiments."""
     from llava_av.cli.session import require_state, session
     from llava_av.storage import ObjectStore
     from llava_av.workflows.index import index_step

@@ -13,6 +13,8 @@ from llava_av.cli.options import (
     Overrides,
     ProfileChanges,
     ProfileName,
+    RecipeArgument,
+    SeedOption,
     chosen_recipe,
     parsed_overrides,
 )
@@ -30,15 +32,12 @@ _RUN_LINE = re.compile(r"run [0-9a-f]{16}")
 
 
 def submit(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
+    recipe: RecipeArgument,
     dataset: Annotated[str, typer.Option(help=f"Dataset: demo, or {COMMITTED_DATASETS}.")] = "demo",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
     image: Annotated[str, typer.Option(help="Image of the job (default: the profile's).")] = "",
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of weights and order (default: the recipe's)."),
-    ] = None,
+    seed: SeedOption = None,
     overrides: Overrides = None,
     experiment: ExperimentName = "",
     name: Annotated[str, typer.Option(help="Name in the printed manifest (default: a hash).")] = "",

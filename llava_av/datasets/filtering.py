@@ -13,11 +13,12 @@ from llava_av.datasets.derived_content import RangeWriter, described_files
 from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.ranges import SampleLine
 from llava_av.datasets.reading import ContentReader
-from llava_av.datasets.schema import Sample, family, parse_stored
+from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.datasets.statistics import modalities_of
 from llava_av.errors import UserError
 from llava_av.plurals import count_of, listed
 from llava_av.storage import ObjectStore
+from llava_av.vocabulary import family_of
 
 __all__ = ["Conditions", "write_subset"]
 
@@ -58,7 +59,7 @@ class Conditions:
 
     def allows_kind(self, kind: str) -> bool:
         """Check whether a kind meets the conditions."""
-        return self.kind in ("", kind, family(kind))
+        return self.kind in ("", kind, family_of(kind))
 
     def __str__(self) -> str:
         """Return the conditions as options of `llava-av data filter`."""

@@ -13,7 +13,7 @@ from llava_av.datasets.sources.rows import DatasetError
 
 __all__ = ["Previous", "name_of_folder"]
 
-_NAME_IT = "--name of `data commit`, --dataset-name of `dryrun` and `open-run`"
+_NAME_IT = "--name of `data commit`, --dataset-name of `run` and `open-run`"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ __all__ = [
     "SampleError",
     "Split",
     "Turn",
-    "family",
     "parse_row",
     "parse_sample",
     "parse_stored",
@@ -145,11 +144,6 @@ class Sample(_Frozen):
         """Return canonical JSON on one line without a newline: sorted keys, media as lists, no defaults."""
         data = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def family(kind: str) -> str:
-    """Return the part of a kind before its first `_`: `joint` for `joint_colour` and `joint_side`."""
-    return kind.partition("_")[0]
 
 
 def parse_sample(line: str | bytes, number: int, convert: str = CONVERT) -> Sample:

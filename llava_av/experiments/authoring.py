@@ -18,6 +18,7 @@ from llava_av.experiments.records import (
     ID_PATTERN,
     ExperimentError,
     ExperimentRecord,
+    find_parent,
     parse_record,
     read_record,
     yaml_scalar,
@@ -30,9 +31,11 @@ __all__ = ["Draft", "close_record", "new_record", "parse_statement", "refresh_ch
 
 _NO_CHANGES = "None: recipe and dataset are the parent's."
 _STATEMENT = re.compile(
-    r"(?:(?P<task>[a-z0-9][a-z0-9_.-]*):\s*)?(?P<metric>[a-z_.]+)\s*(?:over\s+(?P<over>\w+)\s*)?"
+    r"(?:(?P<task>[a-z0-9][a-z0-9_.-]*):\s*)?(?P<metric>[\w.*-]+)\s*(?:over\s+(?P<over>\w+)\s*)?"
     r"(?P<sign>>=|<=|>|<)\s*(?P<bound>chance|[-+]?[0-9.]+(?:e[-+]?\d+)?)"
 )
+_PLAIN = re.compile(r"[\w.-]+")
+"""Text that YAML needs no quotes for."""
 _FIELD = {">=": "at_least", "<=": "at_most", ">": "above", "<": "below"}
 
 
@@ -88,11 +91,10 @@ def new_record(folder: Path, draft: Draft, *, created: datetime.date | None = No
     if not re.match(ID_PATTERN, draft.id):
         raise ExperimentError(f"experiment id {draft.id!r}: use lower-case letters, digits and '-'")
     path = folder / f"{draft.id}.md"
-    if draft.parent is not None and not (folder / f"{draft.parent}.md").is_file():
-        raise ExperimentError(
-            f"experiment record {path}: parent: there is no record {draft.parent!r} in {folder}"
-        )
-    parent = read_record(folder / f"{draft.parent}.md", draft=True) if draft.parent else None
+    above = None if draft.parent is None else find_parent(draft.parent, folder)
+    if draft.parent is not None and above is None:
+        raise ExperimentError(f"experiment record {path}: parent: there is no record {draft.parent!r}")
+    parent = None if above is None else read_record(above, draft=True)
     text = _filled(draft, parent, created or datetime.date.today())
     record = parse_record(text, path, draft=True)
     if not record.title.strip():
@@ -181,9 +183,11 @@ def _filled(draft: Draft, parent: ExperimentRecord | None, created: datetime.dat
 
 def _statement(expectation: Expectation) -> str:
     fields = expectation.model_dump(exclude_none=True)
-    return (
-        "{" + ", ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in fields.items()) + "}"
+    values = (
+        value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)
+        for value in fields.values()
     )
+    return "{" + ", ".join(f"{key}: {value}" for key, value in zip(fields, values, strict=True)) + "}"
 
 
 def _with_changes(text: str, record: ExperimentRecord, folder: Path) -> str:

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Literal
 
 from llava_av.experiments.changes import changes_between, current_line
-from llava_av.experiments.records import ExperimentError, ExperimentRecord, load_record, read_record
+from llava_av.experiments.records import (
+    ExperimentError,
+    ExperimentRecord,
+    find_parent,
+    load_record,
+    read_record,
+)
 from llava_av.experiments.template import TEMPLATE_WORDS
 from llava_av.recipe import RecipeError, load_recipe
 from llava_av.registry.expectations import ANY_FAMILY, misspelt
@@ -21,7 +27,7 @@ def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
 
     Args:
         record: Record to check.
-        folder: Folder of its parent.
+        folder: Folder of the record.
     """
     found = list(record.missing_parts())
     sections = {"Hypothesis": "hypothesis", "Rationale": "rationale", "Next steps": "next_steps"}
@@ -102,8 +108,8 @@ def computed_changes(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
     """
     if record.parent is None:
         return ()
-    path = folder / f"{record.parent}.md"
-    if not path.is_file():
+    path = find_parent(record.parent, folder)
+    if path is None:
         raise ExperimentError(
             f"experiment record {folder / record.id}.md: parent: there is no record {record.parent!r}"
         )

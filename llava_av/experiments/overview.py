@@ -66,13 +66,14 @@ def experiment_tree(
     """Return the records as a tree, each before its children, which keep the order of the records.
 
     Args:
-        records: All records, including parents.
+        records: The records; one whose parent is not among them is the root of a tree.
         rows: Rows of the table of runs by ID, if they differ from the record's own.
     """
+    ids = {record.id for record in records}
 
     def below(parent: str | None, depth: int) -> Iterator[ExperimentNode]:
         for record in records:
-            if record.parent == parent:
+            if (record.parent if record.parent in ids else None) == parent:
                 observed = rows.get(record.id, record.observed)
                 runs = tuple(parse_run_row(row) for row in observed)
                 yield ExperimentNode(record=record, depth=depth, runs=runs)

@@ -50,6 +50,7 @@ __all__ = [
     "ExperimentError",
     "ExperimentRecord",
     "experiments_folder",
+    "find_parent",
     "find_record",
     "list_records",
     "load_record",
@@ -146,6 +147,16 @@ def find_record(id_or_path: str, folder: Path | None = None) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def find_parent(parent: str, folder: Path) -> Path | None:
+    """Return the file of a record's parent; None if it does not exist.
+
+    Args:
+        parent: ID of the parent.
+        folder: Folder of the record, searched before those of the project and of the package.
+    """
+    return find_record(parent, folder) or find_record(parent)
+
+
 def _folders(folder: Path | None) -> tuple[Path, ...]:
     return named_folders(FileKind.EXPERIMENTS) if folder is None else (folder,)
 
@@ -199,9 +210,8 @@ def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
     """
     require_records_folder(folder)
     records = [read_record(path, draft=True) for path in record_files(folder)]
-    known = {record.id for record in records}
     for record in records:
-        if record.parent is not None and record.parent not in known:
+        if record.parent is not None and find_parent(record.parent, folder) is None:
             raise ExperimentError(
                 f"experiment record {folder / record.id}.md: parent: there is no record {record.parent!r}"
             )

@@ -223,7 +223,7 @@ def _require_few_bad(folder: Path | RemoteFolder, scan: FolderScan, max_bad_shar
     raise DatasetError(
         f"{scan.bad_samples} of {count_of(total, 'sample')} of {folder} cannot be used "
         f"({scan.bad_share:.0%}), more than data.max_bad_share={max_bad_share:g} allows; correct them, "
-        "or raise the limit with --max-bad-share in `data commit` or --set data.max_bad_share=SHARE in "
-        "`dryrun` and `open-run`; "
+        "or raise the limit with --max-bad-share of `data commit`, or --set data.max_bad_share=SHARE of "
+        "`run` and `open-run`; "
         f"the first is {first.file}: {first.reason}"
     )

@@ -29,34 +29,34 @@ __all__ = ["RunComparison", "compare_runs", "compared_numbers", "write_compariso
 class RunComparison:
     """Differences between two runs."""
 
-    first: str
-    """ID of run A."""
-    second: str
-    """ID of run B, the baseline."""
+    run: str
+    """ID of the compared run."""
+    baseline: str
+    """ID of the run that it is compared with."""
     changes: tuple[str, ...]
-    """Differences in recipe, dataset and code, a line each, from B to A."""
+    """Differences in recipe, dataset and code from the baseline to the run, a line each."""
     rows: tuple[ComparedNumber, ...]
-    """Accuracies of A minus those of B."""
+    """Accuracies of the run minus those of the baseline."""
 
 
-def compare_runs(store: ObjectStore, first: str, second: str) -> RunComparison:
-    """Compare two runs, or the newest runs of two experiments: the first minus the second.
+def compare_runs(store: ObjectStore, name: str, baseline: str) -> RunComparison:
+    """Compare a run with a baseline, or the newest runs of two experiments.
 
     Args:
         store: Store of the runs.
-        first: ID of run A, or of an experiment record.
-        second: ID of the baseline: run B, or of an experiment record.
+        name: ID of the run, or of an experiment record.
+        baseline: ID of the baseline run, or of an experiment record.
 
     Raises:
         RunMissing: A run does not exist, or is not evaluated.
         ExperimentError: Neither a run nor a record has this name.
     """
-    run = _run(store, first)
-    base = _run(store, second, like=run.request())
+    run = _run(store, name)
+    base = _run(store, baseline, like=run.request())
     evaluated = read_evaluated_run(run)
-    rows = compared_numbers(evaluated.evaluation, baseline_of(evaluated, base, label=second))
+    rows = compared_numbers(evaluated.evaluation, baseline_of(evaluated, base, label=baseline))
     changes = tuple(change.line().replace("`", "") for change in changes_against(run, base))
-    return RunComparison(first=run.id, second=base.id, changes=changes, rows=rows)
+    return RunComparison(run=run.id, baseline=base.id, changes=changes, rows=rows)
 
 
 def compared_numbers(own: EvaluationResult, baseline: Baseline) -> tuple[ComparedNumber, ...]:

@@ -1,4 +1,4 @@
-"""A new project: a folder with recipe, experiment record, gate, workflow and example data, ready to run."""
+"""Creation of projects: a folder with recipe, experiment record, gate, workflow and example data."""
 
 import datetime
 import re
@@ -25,17 +25,17 @@ _FILES = {
     "gate.yaml": "gates/champion.yaml",
     "workflow.yml": ".github/workflows/check.yml",
 }
-"""File of the project by template."""
+"""File of the project, by the name of its template."""
 _DATA = "data"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 class ProjectError(UserError):
-    """A project that cannot be created, since its name is not allowed or its files exist."""
+    """A project that cannot be created."""
 
 
 def create_project(folder: Path, name: str = "", *, today: datetime.date | None = None) -> list[Path]:
-    """Create a project, and return its files and its data folder, relative to its own folder.
+    """Create a project, and return its files and its data folder, relative to `folder`.
 
     Args:
         folder: Folder of the project, created if necessary.
@@ -43,13 +43,16 @@ def create_project(folder: Path, name: str = "", *, today: datetime.date | None 
         today: Date of the record; today if None.
 
     Raises:
-        ProjectError: The name is not allowed, a file exists, or the folder cannot be written.
+        ProjectError: The name is not allowed or taken, a file exists, or the folder cannot be written.
     """
     name = name or re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-")
     if not _NAME.fullmatch(name):
         raise ProjectError(f"project name {name!r}: use lower-case letters, digits and '-', with --name")
-    if name == DEMO or (default_folder(FileKind.RECIPES) / f"{name}.yaml").is_file():
-        raise ProjectError(f"project name {name!r} has another meaning: choose another with --name")
+    if _is_taken(name):
+        raise ProjectError(
+            f"project name {name!r}: llava-av has a dataset, recipe or record of this name; choose another "
+            "with --name"
+        )
     created = (today or datetime.date.today()).isoformat()
     texts = _texts({"@name@": name, "@date@": created, "@version@": __version__})
     for path in (*texts, Path(_DATA)):
@@ -63,6 +66,13 @@ def create_project(folder: Path, name: str = "", *, today: datetime.date | None 
     except OSError as error:
         raise ProjectError(f"project {folder}: cannot be written: {error.strerror or error}") from None
     return [*texts, Path(_DATA)]
+
+
+def _is_taken(name: str) -> bool:
+    """Return whether a name has a meaning that a file of the project would change."""
+    recipe = default_folder(FileKind.RECIPES) / f"{name}.yaml"
+    record = default_folder(FileKind.EXPERIMENTS) / f"{name}.md"
+    return name == DEMO or recipe.is_file() or record.is_file()
 
 
 def _texts(values: Mapping[str, str]) -> dict[Path, str]:

@@ -68,8 +68,8 @@ def processes_of(target: JobTarget, wanted: int) -> int | None:
 def log_evaluation(run: Run, task: str, evaluation: EvaluationResult, *, step: int) -> None:
     """Log accuracies and losses of a task to MLflow, as metrics such as `val/daily-omni.accuracy.av.joint`.
 
-    Intervals and kinds stay in the report: MLflow shows each metric as a chart, sorted by name, so that those
-    of `train/` come first.
+    Intervals and kinds are in the report only, because MLflow shows each metric as a chart. It sorts them by
+    name, so those of `train/` come before these.
 
     Args:
         run: The run; one without a request represents a model that was not trained here.

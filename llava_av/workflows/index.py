@@ -1,7 +1,7 @@
 """Index page of all runs of the bucket, with their reports next to it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def _tasks(store: ObjectStore, sizes: _Sizes) -> Iterable[IndexedTask]:
 
 
 def _experiments(stored: Iterable[StoredRun]) -> tuple[ExperimentNode, ...]:
-    """Return the records of the bucket's runs, with their outcomes; the checkout's text of a record wins."""
+    """Return the records of the bucket's runs, with their outcomes; the project's text of a record wins."""
     outcomes: dict[str, list[RunOutcome]] = defaultdict(list)
     newest: dict[str, Run] = {}
     for one in stored:
@@ -145,19 +145,11 @@ def _experiments(stored: Iterable[StoredRun]) -> tuple[ExperimentNode, ...]:
         )
         for experiment, rows in outcomes.items()
     }
-    return experiment_tree(_rooted(list(records.values())), observed)
+    return experiment_tree(list(records.values()), observed)
 
 
 def _records_here() -> dict[str, ExperimentRecord]:
     try:
         return {record.id: record for record in list_records(experiments_folder())}
     except ExperimentError:
-        return {}  # An installation without records; those of the runs are in the bucket.
-
-
-def _rooted(records: Sequence[ExperimentRecord]) -> list[ExperimentRecord]:
-    """Return the records; one whose parent is missing becomes the root of a tree."""
-    ids = {record.id for record in records}
-    return [
-        record if record.parent in ids else record.model_copy(update={"parent": None}) for record in records
-    ]
+        return {}  # The records of the runs are also in the bucket.

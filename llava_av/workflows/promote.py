@@ -19,7 +19,7 @@ from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
-_SKIPPED = "the gate is turned off, as in a quick run, which trains too little to pass"
+_SKIPPED = "the gate is turned off for this run"
 
 
 @retry_transient

@@ -28,7 +28,7 @@ _SHORT = 12
 _MLFLOW_URL_VARIABLE = "LLAVA_AV_MLFLOW_URL"
 
 _MLFLOW_START_S = 180.0
-# MLflow's pages show runs and curves then, and otherwise traces of prompts.
+# Without this parameter, MLflow's pages show traces of prompts instead of runs and curves.
 _OF_TRAINING = "?workflowType=machine_learning"
 
 

@@ -25,7 +25,7 @@ class StoredRuns:
     runs: tuple[StoredRun, ...]
     aliases: AliasesByVersion
     sizes: Mapping[str, Mapping[str, int]]
-    """Sizes of all objects below `runs/`, by run ID, then by name; also of models that no run trained."""
+    """Sizes of all objects of runs, and of evaluated models that no run trained, by run ID, then by name."""
 
     def rows(self, reports: Mapping[str, str]) -> tuple[IndexedRun, ...]:
         """Return the rows of the runs.

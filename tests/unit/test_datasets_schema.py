@@ -11,12 +11,12 @@ from llava_av.datasets.schema import (
     Sample,
     SampleError,
     Turn,
-    family,
     parse_sample,
     parse_stored,
     to_jsonl,
 )
 from llava_av.model.sequence.tokenizer import PADDING, PLACEHOLDERS, TURN_END, TURN_START, train_tokenizer
+from llava_av.vocabulary import family_of
 
 TURNS = [{"from": "human", "value": "<video>\nWhat is it?"}, {"from": "gpt", "value": "a cat"}]
 
@@ -165,7 +165,7 @@ def test_no_line_gives_another_error(anything: str | bytes) -> None:
 
 
 def test_family_is_the_part_before_the_underscore() -> None:
-    assert [family(kind) for kind in ("visual", "joint_colour", "joint_side", "all")] == [
+    assert [family_of(kind) for kind in ("visual", "joint_colour", "joint_side", "all")] == [
         "visual",
         "joint",
         "joint",

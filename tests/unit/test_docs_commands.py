@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.datasets.schema import parse_sample
-from llava_av.named_files import FileKind, default_folder
 from llava_av.registry.gate import load_gate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -47,24 +46,23 @@ def test_the_experiment_of_the_page_is_complete(folder: Path) -> None:
     (folder / "recipes" / "longer.yaml").write_text("base: dryrun\noverrides: {training.steps: 2200}\n")
     records = folder / "experiments"
     records.mkdir()
-    (records / "dryrun.md").write_text((default_folder(FileKind.EXPERIMENTS) / "dryrun.md").read_text())
     new, check = commands("experiments.md", "experiment new longer-training")
-    run([*new, "--folder", str(records)])
+    run(new)
     assert "2200" in (records / "longer-training.md").read_text()
     record = (records / "longer-training.md").read_text().replace("\n…\n", "\nIt is slow to learn.\n")
     (records / "longer-training.md").write_text(record)
-    run([*check, "--folder", str(records)])
+    run(check)
 
 
 def test_the_experiment_of_own_data_is_complete(folder: Path) -> None:
     new, check, _ = commands("experiments.md", "experiment new my-clips")
     records = folder / "experiments"
     records.mkdir()
-    run([*new, "--folder", str(records)])
+    run(new)
     record = (records / "my-clips.md").read_text()
     assert "accuracy.av.all" in record
     (records / "my-clips.md").write_text(record.replace("\n…\n", "\nIt answers.\n"))
-    run([*check, "--folder", str(records)])
+    run(check)
 
 
 def test_the_gate_of_the_page_is_the_champions(folder: Path) -> None:

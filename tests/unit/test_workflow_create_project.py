@@ -86,7 +86,7 @@ def test_existing_files_are_kept(tmp_path: Path, file: str) -> None:
     assert (tmp_path / file).read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["Clips", "-clips", "../clips", "demo", "dryrun"])
+@pytest.mark.parametrize("name", ["Clips", "-clips", "../clips", "demo", "dryrun", "own-data"])
 def test_names_that_are_invalid_or_taken_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ProjectError, match=name):
         create_project(tmp_path, name)

@@ -1,7 +1,7 @@
 """Page report.html with the result of a run, the evidence for it and the commands that repeat it.
 
-The page has no external references, and one script, which copies commands. Its content security policy allows
-only this script, by its hash, so that text from a dataset or a model cannot run code.
+The page has no external references. Its only script copies commands and lays out players. Its content
+security policy allows this script alone, by its hash, so that text from a dataset or a model cannot run code.
 """
 
 from pathlib import Path

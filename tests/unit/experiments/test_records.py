@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_av.experiments.authoring import Draft, new_record
+from llava_av.experiments.authoring import Draft, new_record, parse_statement
+from llava_av.experiments.overview import experiment_tree
 from llava_av.experiments.records import (
     OBSERVED_BEGIN,
     OBSERVED_END,
@@ -103,9 +104,24 @@ def test_records_are_listed_oldest_first(path: Path) -> None:
     new_record(folder, Draft(id="again", title="Third", parent="tones", recipe="quick"), created=DAY)
     (folder / "README.md").write_text("About these files.\n")
     assert [record.id for record in list_records(folder)] == ["dryrun", "tones", "again"]
-    (folder / "dryrun.md").unlink()
-    with pytest.raises(ExperimentError, match=r"tones\.md: parent: there is no record 'dryrun'"):
+    path.unlink()
+    with pytest.raises(ExperimentError, match=r"again\.md: parent: there is no record 'tones'"):
         list_records(folder)
+
+
+def test_a_parent_may_come_with_the_package(tmp_path: Path) -> None:
+    made = new_record(tmp_path, Draft(id="longer", title="Longer", parent="dryrun", recipe="quick"))
+    assert "`training.steps`" in made.read_text()
+    (record,) = list_records(tmp_path)
+    assert record.parent == "dryrun"
+    assert [node.depth for node in experiment_tree([record], {})] == [0]
+
+
+@pytest.mark.parametrize("metric", ["accuracy.av.*.low", "accuracy.av.kind-2", "loss.av.Ereignis"])
+def test_expectations_of_own_families_are_read_as_they_were_given(tmp_path: Path, metric: str) -> None:
+    expected = (parse_statement(f"{metric} >= 0.5"),)
+    made = new_record(tmp_path, Draft(id="own", title="Own", recipe="quick", expected=expected))
+    assert read_record(made, draft=True).expected == expected
 
 
 titles = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Zl", "Zp"]), min_size=1)
