@@ -45,7 +45,7 @@ def test_no_placeholder_is_left(project: Path) -> None:
 
 def test_recipe_and_gate_load_by_name(inside: Path) -> None:
     recipe = load_recipe("my-clips")
-    assert (recipe.name, recipe.training.steps) == ("my-clips", 8)
+    assert (recipe.name, recipe.registered_model, recipe.training.steps) == ("my-clips", "my-clips", 8)
     assert [rule.over for rule in load_gate("champion").rules] == [None, "champion"]
 
 
