@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson
 from llava_av.plurals import count_of
 
 __all__ = ["app"]
@@ -24,6 +26,7 @@ def create(
         Path | None, typer.Option(help="Dump of MLflow's database, made before this command.", exists=True)
     ] = None,
     keep: Annotated[int, typer.Option(help="Number of newest snapshots to keep; 0 keeps all.", min=0)] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Create a snapshot; upload only content that no earlier snapshot contains."""
     from llava_av.backup import backup_store, make_snapshot
@@ -33,21 +36,28 @@ def create(
     backups.ensure_bucket()
     with tempfile.TemporaryDirectory() as work:
         made = make_snapshot(store, backups, Path(work), database=database, keep=keep)
-    print(f"{made.id} ({_size(made.objects, made.bytes)})")
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        print(f"{made.id} ({_size(made.objects, made.bytes)})")
 
 
 @app.command("list")
-def show() -> None:
+def show(as_json: AsJson = False) -> None:
     """List the snapshots, oldest first."""
     from llava_av.backup import backup_store, list_snapshots
 
-    for one in list_snapshots(backup_store()):
+    snapshots = list_snapshots(backup_store())
+    if as_json:
+        print_json([one.model_dump(mode="json") for one in snapshots])
+        return
+    for one in snapshots:
         database = "with" if one.database else "without"
         print(f"{one.id} {one.bucket} ({_size(one.objects, one.bytes)}, {database} database)")
 
 
 @app.command()
-def verify(snapshot: _Id = "") -> None:
+def verify(snapshot: _Id = "", as_json: AsJson = False) -> None:
     """Read a whole snapshot and verify every checksum."""
     from llava_av.backup import backup_store, find_snapshot, verify_snapshot
 
@@ -55,7 +65,10 @@ def verify(snapshot: _Id = "") -> None:
     found = find_snapshot(backups, snapshot)
     with tempfile.TemporaryDirectory() as work:
         count = verify_snapshot(backups, found, Path(work))
-    print(f"{found.id} is complete ({count} distinct contents)")
+    if as_json:
+        print_json(found.model_dump(mode="json") | {"verified": count})
+    else:
+        print(f"{found.id} is complete ({count} distinct contents)")
 
 
 @app.command()
@@ -66,6 +79,7 @@ def restore(
         typer.Option(help="File to write the dump of MLflow's database to, which you restore afterwards."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace existing objects whose content differs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Restore a snapshot into the bucket; keep objects that the snapshot does not contain."""
     from llava_av.backup import backup_store, find_snapshot, restore_snapshot
@@ -76,7 +90,10 @@ def restore(
     store.ensure_bucket()
     with tempfile.TemporaryDirectory() as work:
         count = restore_snapshot(store, backups, found, Path(work), database=database, overwrite=overwrite)
-    print(f"{found.id} is restored: {count} of {found.objects} objects written, the others existed")
+    if as_json:
+        print_json(found.model_dump(mode="json") | {"written": count})
+    else:
+        print(f"{found.id} is restored: {count} of {found.objects} objects written, the others existed")
 
 
 def _size(objects: int, size: int) -> str:

@@ -75,19 +75,25 @@ def tasks(as_json: AsJson = False) -> None:
 def check(
     task: Annotated[str, typer.Argument(help="Name of a task, or its YAML file.")],
     data: Annotated[Path, typer.Argument(help="Folder in the task's format.")],
+    as_json: AsJson = False,
 ) -> None:
     """Read a task's data as an evaluation does, and print the first question."""
     from llava_av.evaluation.tasks import load_task, read_task_samples
 
     samples = read_task_samples(load_task(task), data)
     kinds = sorted({sample.kind for sample in samples})
+    question, answer = (turn.value for turn in samples[0].conversations[:2])
+    if as_json:
+        print_json(
+            {"questions": len(samples), "kinds": kinds, "first": {"question": question, "answer": answer}}
+        )
+        return
     print(
         printable(
             f"{count_of(len(samples), 'question')} of {count_of(len(kinds), 'kind')}: {', '.join(kinds)}"
         )
         + "\n"
     )
-    question, answer = (turn.value for turn in samples[0].conversations[:2])
     print(*map(printable, question.split("\n")), sep="\n", end="\n\n")
     print(printable(f"answer: {answer}"))
 

@@ -86,6 +86,7 @@ def check(
     write: Annotated[
         bool, typer.Option("--write", help="Update the section Changes if it is outdated.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that a record is complete, as runs on a cluster require; exit with 1 if it is not."""
     from llava_av.experiments.authoring import refresh_changes
@@ -93,15 +94,21 @@ def check(
     from llava_av.experiments.records import load_record
 
     path, record = load_record(name, folder, draft=True)
-    if write and refresh_changes(path):
-        print(f"{path}: updated the section Changes")
+    updated = write and refresh_changes(path)
+    if updated:
         record = load_record(name, folder, draft=True)[1]
     lacks = problems(record, path.parent)
-    for problem in lacks:
-        print(f"{path}: {problem}")
+    if as_json:
+        expected = len(record.expected)
+        print_json({"record": str(path), "updated": updated, "problems": lacks, "expected": expected})
+    else:
+        lines = (["updated the section Changes"] if updated else []) + list(lacks)
+        if not lacks:
+            lines.append(f"complete, {count_of(len(record.expected), 'expectation')}")
+        for line in lines:
+            print(f"{path}: {line}")
     if lacks:
         raise typer.Exit(1)
-    print(f"{path}: complete, {count_of(len(record.expected), 'expectation')}")
 
 
 @app.command("list")
@@ -151,15 +158,20 @@ def show(
 
 @app.command()
 def search(
-    words: Annotated[list[str], typer.Argument(help="Words that must all occur.")], folder: _Folder = None
+    words: Annotated[list[str], typer.Argument(help="Words that must all occur.")],
+    folder: _Folder = None,
+    as_json: AsJson = False,
 ) -> None:
     """Search lessons, rationales and hypotheses; exit with 1 if nothing is found."""
     from llava_av.experiments.overview import search_records
     from llava_av.experiments.records import experiments_folder, list_records
 
     found = search_records(list_records(folder or experiments_folder()), words)
-    for hit in found:
-        print(f"{hit.id} · {hit.section}: {hit.text}")
+    if as_json:
+        print_json([hit.model_dump(mode="json") for hit in found])
+    else:
+        for hit in found:
+            print(f"{hit.id} · {hit.section}: {hit.text}")
     if not found:
         raise typer.Exit(1)
 

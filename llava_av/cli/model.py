@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from llava_av.cli import model_versions
-from llava_av.cli.options import OutputDir, parsed_overrides
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, OutputDir, parsed_overrides
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["app"]
@@ -100,12 +101,17 @@ def compose(
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of a model.")],
     name: Annotated[str, typer.Argument(help="Name of the model in S3.")],
+    as_json: AsJson = False,
 ) -> None:
     """Upload a model to S3 for recipes that start from it (`model.base`), and print its URI."""
     from llava_av.checkpoints import push_base
     from llava_av.storage import ObjectStore
 
-    print(push_base(ObjectStore.from_env(), folder, name).uri)
+    pushed = push_base(ObjectStore.from_env(), folder, name)
+    if as_json:
+        print_json({"uri": pushed.uri, "digest": pushed.digest})
+    else:
+        print(pushed.uri)
 
 
 @app.command()
@@ -135,6 +141,7 @@ def export(
         str | None,
         typer.Option("--license", metavar="NAME", help="Licence of the weights for the model card."),
     ] = None,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Write a trained model as a Hugging Face folder, with its model card and lineage.
@@ -159,7 +166,10 @@ def export(
             merge_adapter=merge_adapter, released=released, dtype=dtype, license=license_name
         )
         kind = export_model(workspace, model, target, options)
-    print(f"{target}: {kind}")
+    if as_json:
+        print_json({"folder": str(target), "kind": kind})
+    else:
+        print(f"{target}: {kind}")
 
 
 app.command("list")(model_versions.list_versions)

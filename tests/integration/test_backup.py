@@ -1,6 +1,7 @@
 """Snapshots of a real bucket in another bucket."""
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -202,5 +203,9 @@ def test_commands(places: Places) -> None:
     assert run("list").endswith(f"{made} {places.store.bucket} (7 objects, 0.0 MiB, without database)")
     assert run("verify", made) == f"0 {made} is complete (8 distinct contents)"
     places.store.delete("runs/0123/train.json")
+    listed = json.loads(run("list", "--json")[2:])
+    assert [(one["id"], one["objects"], one["database"]) for one in listed] == [(made, 7, None)]
     assert run("restore") == f"0 {made} is restored: 1 of 7 objects written, the others existed"
     assert places.store.exists("runs/0123/train.json")
+    assert json.loads(run("restore", "--json")[2:]) == {**listed[0], "written": 0}
+    assert json.loads(run("verify", "--json")[2:]) == {**listed[0], "verified": 8}

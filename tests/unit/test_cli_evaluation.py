@@ -1,5 +1,6 @@
 """`llava-av evaluation` as a user calls it; `compare` is in tests/integration/test_evaluation_task.py."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,9 @@ def test_a_new_task_is_checked_once_its_media_are_there(tmp_path: Path) -> None:
         "",
         "answer: A",
     ]
+    told = json.loads(said(*check, "--json"))
+    assert (told["questions"], told["kinds"]) == (2, ["audio_source", "joint_event"])
+    assert told["first"]["answer"] == "A"
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:

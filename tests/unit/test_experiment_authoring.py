@@ -1,6 +1,7 @@
 """Creating, checking, closing, searching and drawing records."""
 
 import datetime
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -228,6 +229,10 @@ def test_check_says_what_is_missing_and_fails(folder: Path) -> None:
     assert done.exit_code == 1
     assert "the section '## Rationale' is missing or empty" in done.output
     assert "`16`" in (folder / "child.md").read_text()
+    done = CliRunner().invoke(app, ["experiment", "check", "child", "--json", "--folder", str(folder)])
+    said = json.loads(done.output)
+    assert (done.exit_code, said["updated"], said["expected"]) == (1, False, 1)
+    assert said["problems"][0].startswith("the section '## Rationale'")
 
 
 def test_closing_needs_lessons_next_steps_and_a_run(folder: Path) -> None:
@@ -305,6 +310,8 @@ def test_search_finds_lessons_first_and_every_word(folder: Path) -> None:
     assert ours[0].section == "Lessons"
     done = CliRunner().invoke(app, ["experiment", "search", "no such word", "--folder", str(folder)])
     assert done.exit_code == 1
+    done = CliRunner().invoke(app, ["experiment", "search", "hears", "--json", "--folder", str(folder)])
+    assert [hit["id"] for hit in json.loads(done.output)] == ["child", "root"]
 
 
 def test_a_drawing_is_one_file_that_names_nothing_outside(tmp_path: Path) -> None:

@@ -174,7 +174,8 @@ def test_an_exported_model_is_read_by_transformers_and_peft_alone(base, trained,
 def test_a_whole_model_is_exported_as_it_is_and_nothing_is_overwritten(base, tmp_path):
     target = tmp_path / "copy"
     command = ["model", "export", str(base), str(target)]
-    assert CliRunner().invoke(app, command).stdout == f"{target}: model\n"
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert told == {"folder": str(target), "kind": "model"}
     assert (target / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     again = CliRunner().invoke(app, [*command, "--merge-adapter"])
     assert isinstance(again.exception, ModelFilesError)
