@@ -2,7 +2,7 @@
 
 A request passes the files in this order:
 
-1. `http_server` listens, and `app` has the endpoints. `gate` checks host, key (`api_keys`), number of
+1. `http_server` listens, and `app` has the endpoints. `request_gate` checks host, key (`api_keys`), number of
    requests and size of the body before anything is parsed; all limits are in `limits`.
 2. `chat_endpoint` parses the body (`chat_request`), and `conversation` turns its messages into turns and
    files. `media_decoder` sends these to a process that has limits on time and memory, in which
@@ -11,7 +11,7 @@ A request passes the files in this order:
    `slot_engine` is one: requests join and leave its batch between two steps, with keys and values in
    `slot_cache`, tokens chosen by `token_choice`, and text by `reply_text`.
 4. `pending_reply` brings the events of the engine to the event loop, and `completions` writes them as
-   JSON or as server-sent events. Errors have the form of `api_errors`.
+   JSON or as server-sent events. Errors have the form of `request_errors`.
 
 `model_sources` finds, verifies and loads a model. `current_model` holds the one that answers, and
 `alias_follower` replaces it when its alias moves. `metrics` counts for Prometheus. `page`

@@ -9,14 +9,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from llava_av.serving.api_errors import ApiError, error_body, model_missing
 from llava_av.serving.api_keys import ApiKeys
 from llava_av.serving.chat_endpoint import ChatEndpoint
 from llava_av.serving.current_model import CurrentModel
-from llava_av.serving.gate import Gate
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.metrics import ServingMetrics
 from llava_av.serving.page import add_page
+from llava_av.serving.request_errors import RequestError, error_body, model_missing
+from llava_av.serving.request_gate import RequestGate
 
 __all__ = ["build_app"]
 
@@ -38,7 +38,7 @@ def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | N
     _add_probes(app, current, metrics)
     add_page(app)
     _add_errors(app)
-    app.add_middleware(Gate, keys=keys, limits=limits, metrics=metrics)
+    app.add_middleware(RequestGate, keys=keys, limits=limits, metrics=metrics)
     return app
 
 
@@ -82,8 +82,8 @@ def _add_probes(app: FastAPI, current: CurrentModel, metrics: ServingMetrics) ->
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> Response:
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
         return JSONResponse(error.body(), error.status, error.headers)
 
     @app.exception_handler(HTTPException)

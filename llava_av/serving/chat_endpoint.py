@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from llava_av.documents import problem_text
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded
-from llava_av.serving.api_errors import ApiError, invalid, model_missing, timed_out
 from llava_av.serving.chat_request import ChatRequest
 from llava_av.serving.completions import Completion, new_request_id
 from llava_av.serving.conversation import AskedConversation, read_conversation
@@ -28,6 +27,7 @@ from llava_av.serving.engine import Sampling
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.metrics import ServingMetrics
 from llava_av.serving.pending_reply import PendingReply
+from llava_av.serving.request_errors import RequestError, invalid, model_missing, timed_out
 from llava_av.serving.served_model import ServedModel
 
 __all__ = ["ChatEndpoint"]
@@ -142,7 +142,7 @@ async def _parsed(request: Request, limits: ServingLimits) -> ChatRequest:
     """Parse the body; the type is required, because web pages can send any other one without asking."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != _JSON:
-        raise ApiError(
+        raise RequestError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"content type {given!r} is not {_JSON}: set the Content-Type header",
             code="unsupported_content_type",

@@ -5,9 +5,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 
-from llava_av.serving.api_errors import ApiError
-from llava_av.serving.engine import Finish, Piece
+from llava_av.serving.engine import ReplyEnd, ReplyPiece
 from llava_av.serving.pending_reply import PendingReply
+from llava_av.serving.request_errors import RequestError
 from llava_av.serving.served_model import ModelIdentity
 
 __all__ = ["Completion", "new_request_id"]
@@ -42,11 +42,11 @@ class Completion:
         """Return the answer when the reply has ended.
 
         Raises:
-            ApiError: See `PendingReply.events`.
+            RequestError: See `PendingReply.events`.
         """
         text = ""
         async for event in self._reply.events():
-            if isinstance(event, Piece):
+            if isinstance(event, ReplyPiece):
                 text += event.text
                 continue
             message = {"role": "assistant", "content": text, "refusal": None}
@@ -57,20 +57,20 @@ class Completion:
                 "choices": [choice],
                 "usage": self._usage(event),
             }
-        raise AssertionError("a reply ends with Finish or an error")
+        raise AssertionError("a reply ends with ReplyEnd or an error")
 
     async def stream(self, *, include_usage: bool) -> AsyncIterator[str]:
         """Yield the answer as server-sent events; an error after the first is an event too."""
         try:
             yield self._chunk({"role": "assistant", "content": ""})
             async for event in self._reply.events():
-                if isinstance(event, Piece):
+                if isinstance(event, ReplyPiece):
                     yield self._chunk({"content": event.text})
                     continue
                 yield self._chunk({}, finish_reason=event.reason)
                 if include_usage:
                     yield self._event({"choices": [], "usage": self._usage(event)})
-        except ApiError as error:
+        except RequestError as error:
             yield _event(error.body())
         yield _DONE
 
@@ -81,7 +81,7 @@ class Completion:
     def _event(self, content: dict[str, object]) -> str:
         return _event({**self._head, "object": "chat.completion.chunk", **content})
 
-    def _usage(self, end: Finish) -> dict[str, int]:
+    def _usage(self, end: ReplyEnd) -> dict[str, int]:
         prompt, reply = self._reply.prompt_tokens, end.completion_tokens
         return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from llava_av.datasets.loading import LocatedSample
 from llava_av.model.sequence.chat_template import MEDIA_TAGS
-from llava_av.serving.api_errors import invalid
 from llava_av.serving.chat_request import (
     AudioUrlPart,
     ChatRequest,
@@ -26,6 +25,7 @@ from llava_av.serving.chat_request import (
 )
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_limits import media_sample
+from llava_av.serving.request_errors import invalid
 
 __all__ = ["AskedConversation", "read_conversation"]
 
@@ -80,7 +80,7 @@ def read_conversation(
         request_id: Name of the request in messages.
 
     Raises:
-        ApiError: A message cannot be used; names it.
+        RequestError: A message cannot be used; names it.
     """
     if len(request.messages) > limits.messages:
         raise invalid(

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from llava_av.model import Encoded
 
-__all__ = ["Deliver", "Engine", "Event", "Failure", "Finish", "Piece", "Sampling"]
+__all__ = ["Deliver", "ReplyEnd", "ReplyEngine", "ReplyEvent", "ReplyFailure", "ReplyPiece", "Sampling"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class ReplyPiece:
     """Further text of a reply."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish:
+class ReplyEnd:
     """End of a reply."""
 
     reason: Literal["stop", "length"]
@@ -43,18 +43,18 @@ class Finish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class ReplyFailure:
     """Error that ended a reply."""
 
     error: Exception
 
 
-Event = Piece | Finish | Failure
-Deliver = Callable[[Event], None]
+ReplyEvent = ReplyPiece | ReplyEnd | ReplyFailure
+Deliver = Callable[[ReplyEvent], None]
 """Receives the events of one reply in order, in the engine's thread; must not block."""
 
 
-class Engine(Protocol):
+class ReplyEngine(Protocol):
     """Generates replies to several prompts at a time."""
 
     context: int
@@ -63,7 +63,7 @@ class Engine(Protocol):
     def submit(self, prompt: Encoded, sampling: Sampling, deliver: Deliver) -> int:
         """Queue a prompt; return the number that `cancel` takes.
 
-        `deliver` receives pieces, then one `Finish` or `Failure`; after `cancel`, possibly nothing more.
+        `deliver` receives pieces, then a `ReplyEnd` or `ReplyFailure`; after `cancel`, possibly nothing more.
         """
 
     def cancel(self, request: int) -> None:

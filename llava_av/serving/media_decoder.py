@@ -12,9 +12,9 @@ from llava_av.media.clip import Clip
 from llava_av.media.info import MediaError
 from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
-from llava_av.serving.api_errors import invalid
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_limits import decode_within, media_sample
+from llava_av.serving.request_errors import invalid
 from llava_av.training.decode_pool import DecodePool
 
 __all__ = ["MediaDecoder"]
@@ -41,7 +41,7 @@ class MediaDecoder:
         """Decode the media of a request in another process, which ends if the caller is cancelled.
 
         Raises:
-            ApiError: A file exceeds a limit, or does not decode.
+            RequestError: A file exceeds a limit, or does not decode.
         """
         pool = self._pool
         try:

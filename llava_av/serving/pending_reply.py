@@ -6,9 +6,9 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from llava_av.model import Encoded
-from llava_av.serving.api_errors import ApiError, timed_out
-from llava_av.serving.engine import Engine, Event, Failure, Finish, Piece, Sampling
+from llava_av.serving.engine import ReplyEnd, ReplyEngine, ReplyEvent, ReplyFailure, ReplyPiece, Sampling
 from llava_av.serving.metrics import ServingMetrics
+from llava_av.serving.request_errors import RequestError, timed_out
 
 __all__ = ["PendingReply"]
 
@@ -27,7 +27,7 @@ class PendingReply:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ReplyEngine,
         prompt: Encoded,
         sampling: Sampling,
         *,
@@ -37,12 +37,12 @@ class PendingReply:
     ) -> None:
         self.prompt_tokens = len(prompt.input_ids)
         self._received_s, self._limit_s, self._metrics = received_s, limit_s, metrics
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[ReplyEvent] = asyncio.Queue()
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._begun_s = self._loop.time()
         self._number = engine.submit(prompt, sampling, self._deliver)
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, event: ReplyEvent) -> None:
         # the loop may be closed: nobody waits for the event then
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
@@ -51,17 +51,17 @@ class PendingReply:
         """End the generation, if it has not ended."""
         self._engine.cancel(self._number)
 
-    async def events(self) -> AsyncIterator[Piece | Finish]:
+    async def events(self) -> AsyncIterator[ReplyPiece | ReplyEnd]:
         """Yield the pieces of the reply, and its end.
 
         Raises:
-            ApiError: The reply takes too long, or the engine failed.
+            RequestError: The reply takes too long, or the engine failed.
         """
         is_first = True
         while True:
             event = await self._next()
-            if isinstance(event, Failure):
-                raise ApiError(
+            if isinstance(event, ReplyFailure):
+                raise RequestError(
                     HTTPStatus.INTERNAL_SERVER_ERROR,
                     "the model failed to answer; the server's log has the cause: try again",
                     code="engine_failed",
@@ -70,13 +70,13 @@ class PendingReply:
             if is_first:
                 self._metrics.first_text(now_s - self._received_s)
             is_first = False
-            if isinstance(event, Finish):
+            if isinstance(event, ReplyEnd):
                 self._metrics.replied(self.prompt_tokens, event.completion_tokens, now_s - self._begun_s)
                 yield event
                 return
             yield event
 
-    async def _next(self) -> Event:
+    async def _next(self) -> ReplyEvent:
         try:
             async with asyncio.timeout_at(self._received_s + self._limit_s):
                 return await self._events.get()

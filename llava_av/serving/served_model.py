@@ -13,11 +13,11 @@ from llava_av.inference.devices import choose_device
 from llava_av.inference.generation import PromptError, encode_prompt
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
-from llava_av.serving.api_errors import invalid
 from llava_av.serving.conversation import AskedConversation
-from llava_av.serving.engine import Engine
+from llava_av.serving.engine import ReplyEngine
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_decoder import MediaDecoder
+from llava_av.serving.request_errors import invalid
 from llava_av.serving.slot_engine import SlotEngine
 
 __all__ = ["ModelIdentity", "ServedModel", "load_served_model"]
@@ -60,7 +60,7 @@ class ServedModel:
     """
 
     def __init__(
-        self, identity: ModelIdentity, processor: LlavaAvProcessor, engine: Engine, limits: ServingLimits
+        self, identity: ModelIdentity, processor: LlavaAvProcessor, engine: ReplyEngine, limits: ServingLimits
     ) -> None:
         self.identity, self.engine = identity, engine
         self._processor, self._limits = processor, limits
@@ -83,7 +83,7 @@ class ServedModel:
         """Encode a conversation; return its prompt and the maximum tokens of its reply.
 
         Raises:
-            ApiError: The conversation does not fit the model.
+            RequestError: The conversation does not fit the model.
         """
         try:
             prompt = encode_prompt(self._processor, asked.turns, clip, max_new_tokens=reply_tokens or 1)

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from llava_av.inference.generation import move_batch
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, MediaInputs
-from llava_av.serving.engine import Deliver, Failure, Finish, Piece, Sampling
+from llava_av.serving.engine import Deliver, ReplyEnd, ReplyFailure, ReplyPiece, Sampling
 from llava_av.serving.reply_text import ReplyText
 from llava_av.serving.slot_cache import SlotCache, require_slots
 from llava_av.serving.token_choice import TokenChoice, end_tokens
@@ -72,7 +72,7 @@ class SlotEngine:
         self._thread.start()
 
     def submit(self, prompt: Encoded, sampling: Sampling, deliver: Deliver) -> int:
-        """Queue a prompt; see `Engine.submit`.
+        """Queue a prompt; see `ReplyEngine.submit`.
 
         Raises:
             ValueError: Prompt and reply exceed `context`, or the engine is closed.
@@ -117,7 +117,7 @@ class SlotEngine:
             self._changed.notify()
         self._thread.join()
         for request in (*self._rows, *self._waiting):
-            request.deliver(Failure(error=RuntimeError("the server stops")))
+            request.deliver(ReplyFailure(error=RuntimeError("the server stops")))
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -159,7 +159,7 @@ class SlotEngine:
             _LOG.exception("a prompt failed; the other requests continue")
             with self._changed:
                 self._rows.pop()
-            request.deliver(Failure(error=error))
+            request.deliver(ReplyFailure(error=error))
             return
         self._accept(logits, first=len(self._rows) - 1)
 
@@ -194,7 +194,7 @@ class SlotEngine:
             except Exception as error:
                 _LOG.exception("the choice of a token failed; the other requests continue")
                 self._cache.clear(row)
-                request.deliver(Failure(error=error))
+                request.deliver(ReplyFailure(error=error))
                 ends = True
             if ends:
                 self._leave(row)
@@ -215,10 +215,10 @@ class SlotEngine:
         if (ended or full) and not request.text.stopped:
             text += request.text.end()
         if text:
-            request.deliver(Piece(text=text))
+            request.deliver(ReplyPiece(text=text))
         stopped = ended or request.text.stopped
         if stopped or full:
-            reason = Finish(reason="stop" if stopped else "length", completion_tokens=len(request.tokens))
+            reason = ReplyEnd(reason="stop" if stopped else "length", completion_tokens=len(request.tokens))
             request.deliver(reason)
         return stopped or full
 
@@ -234,4 +234,4 @@ class SlotEngine:
             failed, self._rows = self._rows, []
         self._cache.lengths = []
         for request in failed:
-            request.deliver(Failure(error=error))
+            request.deliver(ReplyFailure(error=error))

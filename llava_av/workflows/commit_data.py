@@ -3,12 +3,14 @@
 import logging
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, OnConflict, read_head
+from llava_av.datasets.commits import Commit, Head, OnConflict, read_head
 from llava_av.datasets.committing import commit_content
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
+from llava_av.datasets.folder_stamp import KnownFolder
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.media_facts import has_facts, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder
@@ -58,8 +60,7 @@ def commit_folder(
         folder: The folder, or a prefix in S3.
         name: Name of the dataset; the folder's own if empty.
         shares: Share to hold out, and maximum share of bad samples.
-        max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
-            recipe.
+        max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None: no recipe.
         allow_shared_media: True if held-out samples may share media with training samples.
         on_conflict: Reaction to a commit that another writer makes meanwhile.
         depth: Media files to decode; the others are recorded as pending.
@@ -77,28 +78,19 @@ def commit_folder(
     head = read_head(store, chosen)
     with FileCache(cache_file) as cache:
         known = known_folder(cache, folder, chosen, shares, allow_shared_media=allow_shared_media)
-        same = head.commit if known is not None and known.commit == head.id and not again else None
-        if same is not None and has_facts(store, same):
+        if (same := _same_commit(store, head, known, again=again)) is not None:
             _warn_of_message(same, message)
             return replace(same, unchanged=True)
         checks = MediaChecks(cache, store, depth=depth, again=again)
-        files = None if known is None else known.files
-        scan = _scan(folder, checks, files, shares.max_bad_share, max_audio_s)
+        scan = _scan(folder, checks, known.files if known else None, shares.max_bad_share, max_audio_s)
         content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
         if head.commit is not None:
             _compare(store, head.commit, folder, content, named=bool(name))
-        committed = commit_content(
-            store,
-            chosen,
-            content,
-            checked_sources(folder, content, cache),
-            before_head=recording(
-                store, message=message, author=author, media=scan.facts, pending=scan.pending
-            ),
-            head=head,
-            on_conflict=on_conflict,
-            cache=cache,
-            progress=progress_reporter("data", "files uploaded"),
+        commit = partial(commit_content, store, chosen, content, checked_sources(folder, content, cache))
+        record = recording(store, message=message, author=author, media=scan.facts, pending=scan.pending)
+        progress = progress_reporter("data", "files uploaded")
+        committed = commit(
+            before_head=record, head=head, on_conflict=on_conflict, cache=cache, progress=progress
         )
         if committed.unchanged:
             _report_unchanged(store, committed, scan, message)
@@ -106,6 +98,13 @@ def commit_folder(
         if known is not None and not scan.quarantined and not scan.pending and on_conflict != "rebase":
             known.remember(committed.id)
     return committed
+
+
+def _same_commit(store: ObjectStore, head: Head, known: KnownFolder | None, *, again: bool) -> Commit | None:
+    """Return the newest commit if the folder is known to be that commit and its media are all checked."""
+    if known is None or known.commit != head.id or again or head.commit is None:
+        return None
+    return head.commit if has_facts(store, head.commit) else None
 
 
 def _dataset_name(folder: Path | RemoteFolder, name: str) -> str:

@@ -55,11 +55,10 @@ def promote_step(
     """
     if override and not reason.strip():
         raise PromotionError("a promotion without passing the gate requires a reason: add --reason")
-    chosen = load_gate(rules)
     run = Run(store=ObjectStore.from_env(), id=run_id)
     registered = run.read(Registration)
     evaluated = read_evaluated_run(run)
-    chosen = applicable_gate(chosen, evaluated.evaluation)
+    chosen = applicable_gate(load_gate(rules), evaluated.evaluation)
     history = AliasHistory(run.store, registered.name)
     with run.timed("promote"):
         adopt(history, by=actor())

@@ -17,7 +17,7 @@ from llava_av.runs import GateDecision, Registration
 from llava_av.serving.alias_follower import AliasFollower
 from llava_av.serving.conversation import AskedConversation
 from llava_av.serving.current_model import CurrentModel
-from llava_av.serving.engine import Finish, Piece, Sampling
+from llava_av.serving.engine import ReplyEnd, ReplyPiece, Sampling
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.model_sources import ModelSource
 from llava_av.serving.served_model import ServedModel
@@ -92,11 +92,11 @@ class Application:
         done = threading.Event()
 
         def deliver(event: object) -> None:
-            if isinstance(event, Finish):
+            if isinstance(event, ReplyEnd):
                 self.versions.append(model.identity.version)
-            elif not isinstance(event, Piece):
+            elif not isinstance(event, ReplyPiece):
                 self.failures.append(event)
-            if not isinstance(event, Piece):
+            if not isinstance(event, ReplyPiece):
                 done.set()
 
         asked = AskedConversation(turns=(("human", "What?"),), media=None)

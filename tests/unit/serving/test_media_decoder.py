@@ -12,10 +12,10 @@ from llava_av.datasets.loading import LocatedSample
 from llava_av.media.clip import Clip
 from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
-from llava_av.serving.api_errors import ApiError
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_decoder import MediaDecoder
 from llava_av.serving.media_limits import media_sample
+from llava_av.serving.request_errors import RequestError
 from llava_av.training.decode_pool import DecodePool
 from tests.media_samples import click, write_audio
 
@@ -68,7 +68,7 @@ def test_decoding_goes_on_after_all_idle_processes_were_killed(decoder, audio):
 def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced(slow):
     decoder = MediaDecoder(ServingLimits(decode_workers=1, decode_s=0.05), LONG, ImageResizing())
     try:
-        with pytest.raises(ApiError, match=r"part: does not decode within 0\.05 s") as refused:
+        with pytest.raises(RequestError, match=r"part: does not decode within 0\.05 s") as refused:
             decode(decoder, slow)
     finally:
         decoder.close()

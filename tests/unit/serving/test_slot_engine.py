@@ -10,7 +10,7 @@ from llava_av.errors import UserError
 from llava_av.inference.generation import encode_prompt, generate_replies
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded
-from llava_av.serving.engine import Event, Failure, Finish, Piece, Sampling
+from llava_av.serving.engine import ReplyEnd, ReplyEvent, ReplyFailure, ReplyPiece, Sampling
 from llava_av.serving.slot_engine import SlotEngine
 from tests.model_samples import clip, image, tiny_model, waveform
 
@@ -31,17 +31,17 @@ class Asked:
     """A request, and the events that it gets."""
 
     def __init__(self, engine: SlotEngine, prompt: Encoded, **sampling) -> None:
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._events: queue.Queue[ReplyEvent] = queue.Queue()
         self.number = engine.submit(prompt, Sampling(**{"max_tokens": TOKENS, **sampling}), self._events.put)
 
-    def next(self) -> Event:
+    def next(self) -> ReplyEvent:
         return self._events.get(timeout=60)
 
-    def reply(self) -> tuple[str, Finish]:
+    def reply(self) -> tuple[str, ReplyEnd]:
         text = ""
-        while isinstance(event := self.next(), Piece):
+        while isinstance(event := self.next(), ReplyPiece):
             text += event.text
-        assert isinstance(event, Finish), event
+        assert isinstance(event, ReplyEnd), event
         return text, event
 
 
@@ -71,7 +71,7 @@ def test_mixed_requests_that_join_and_leave_get_the_replies_of_each_alone(engine
     asked = [Asked(engine, prompt, max_tokens=most) for prompt, most in zip(prompts, lengths, strict=True)]
     for one, most, expected in zip(asked, lengths, alone, strict=True):
         text, end = one.reply()
-        assert end == Finish(reason="length", completion_tokens=most)
+        assert end == ReplyEnd(reason="length", completion_tokens=most)
         assert (
             text == expected
             if most == TOKENS
@@ -126,7 +126,7 @@ def test_the_models_end_token_ends_a_reply(parts, prompts):
         ended.close()
     finally:
         model.generation_config.eos_token_id = before
-    assert end == Finish(reason="stop", completion_tokens=new.index(end_token) + 1)
+    assert end == ReplyEnd(reason="stop", completion_tokens=new.index(end_token) + 1)
 
 
 def test_cancelled_requests_leave_the_batch_and_the_queue(parts, prompts, alone):
@@ -148,7 +148,7 @@ def test_a_prompt_that_fails_does_not_disturb_the_others(engine, prompts, alone)
     )
     asked = [Asked(engine, prompts[1]), Asked(engine, broken), Asked(engine, prompts[2])]
     assert asked[0].reply()[0] == alone[1]
-    assert isinstance(asked[1].next(), Failure)
+    assert isinstance(asked[1].next(), ReplyFailure)
     assert asked[2].reply()[0] == alone[2]
 
 
@@ -165,7 +165,7 @@ def test_a_request_that_overflows_fails_and_its_slot_does_not_spoil_others(
     monkeypatch.setattr(model, "embed", overflowing)
     engine = SlotEngine(*parts, slots=2, context=512)
     failed = [Asked(engine, prompts[0]) for _ in range(2)]
-    assert all(isinstance(one.next(), Failure) for one in failed)
+    assert all(isinstance(one.next(), ReplyFailure) for one in failed)
     asked = [Asked(engine, prompts[number]) for number in (1, 2)]
     assert [one.reply()[0] for one in asked] == alone[1:3]
     engine.close()
@@ -176,7 +176,7 @@ def test_closing_ends_what_runs_and_refuses_more(parts, prompts):
     asked = [Asked(engine, prompts[1], max_tokens=1_900) for _ in range(2)]
     asked[0].next()
     engine.close()
-    assert isinstance(asked[1].next(), Failure)
+    assert isinstance(asked[1].next(), ReplyFailure)
     assert not engine.is_alive()
     with pytest.raises(ValueError, match="closed"):
         Asked(engine, prompts[1])

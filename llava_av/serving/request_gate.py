@@ -13,13 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llava_av.serving.api_errors import ApiError
 from llava_av.serving.api_keys import ApiKeys
 from llava_av.serving.http_server import LOOPBACK_HOSTS
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.metrics import ServingMetrics
+from llava_av.serving.request_errors import RequestError
 
-__all__ = ["Gate"]
+__all__ = ["RequestGate"]
 
 _API = "/v1/"
 _RETRY_S = 1
@@ -27,7 +27,7 @@ _GONE = 499
 """Status in the metrics of a request whose client left, as in nginx."""
 
 
-class Gate:
+class RequestGate:
     """Middleware in front of the API.
 
     Args:
@@ -62,7 +62,7 @@ class Gate:
             await self._passed(scope, receive, recorded, is_api)
         except ClientDisconnect:
             return
-        except ApiError as error:
+        except RequestError as error:
             # what is left of the body is not read
             headers = {"Connection": "close", **error.headers}
             await JSONResponse(error.body(), error.status, headers)(scope, receive, recorded)
@@ -91,7 +91,7 @@ class Gate:
             return
         host = _host_name(headers.get("host", ""))
         if host not in LOOPBACK_HOSTS:
-            raise ApiError(
+            raise RequestError(
                 HTTPStatus.FORBIDDEN,
                 f"host {host!r}: without --api-keys, this server answers only as {', '.join(LOOPBACK_HOSTS)}",
                 code="host_not_allowed",
@@ -99,7 +99,7 @@ class Gate:
 
     def _require_key(self, headers: Headers) -> None:
         if self._keys is not None and not self._keys.accepts(headers.get("authorization", "")):
-            raise ApiError(
+            raise RequestError(
                 HTTPStatus.UNAUTHORIZED,
                 "the API key is missing or not valid: send Authorization: Bearer KEY",
                 code="invalid_api_key",
@@ -109,7 +109,7 @@ class Gate:
     def _require_room(self) -> None:
         most = self._limits.batch + self._limits.queued
         if self._open >= most:
-            raise ApiError(
+            raise RequestError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"the server is busy with {most} requests, its maximum: try again later",
                 code="queue_full",
@@ -120,7 +120,7 @@ class Gate:
         """Read the body; return a `receive` that has it as one message.
 
         Raises:
-            ApiError: The body is too large, or does not arrive in time.
+            RequestError: The body is too large, or does not arrive in time.
             ClientDisconnect: The client closed the connection before the end of the body.
         """
         stated = Headers(scope=scope).get("content-length", "0")
@@ -136,7 +136,7 @@ class Gate:
                     self._require_size(len(body))
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise ApiError(
+            raise RequestError(
                 HTTPStatus.REQUEST_TIMEOUT,
                 f"the body did not arrive within {self._limits.body_s:g} s: send less, or try again",
                 code="body_timeout",
@@ -150,7 +150,7 @@ class Gate:
 
     def _require_size(self, size: int) -> None:
         if size > self._limits.body_bytes:
-            raise ApiError(
+            raise RequestError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the body has more than {self._limits.body_bytes:,} bytes: send less",
                 code="body_too_large",

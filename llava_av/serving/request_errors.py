@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from llava_av.errors import UserError
 
-__all__ = ["ApiError", "error_body", "invalid", "model_missing", "timed_out"]
+__all__ = ["RequestError", "error_body", "invalid", "model_missing", "timed_out"]
 
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -14,7 +14,7 @@ _TYPES = {
 }
 
 
-class ApiError(UserError):
+class RequestError(UserError):
     """An error that is answered with a status.
 
     Args:
@@ -43,14 +43,14 @@ class ApiError(UserError):
         return error_body(self.status, str(self), code=self.code, param=self.param)
 
 
-def invalid(message: str, *, code: str = "invalid_value", param: str | None = None) -> ApiError:
+def invalid(message: str, *, code: str = "invalid_value", param: str | None = None) -> RequestError:
     """Return the error of a request that cannot be answered as it is."""
-    return ApiError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
+    return RequestError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
 
 
-def model_missing(name: str, served: str) -> ApiError:
+def model_missing(name: str, served: str) -> RequestError:
     """Return the error of a request for another model than the served one."""
-    return ApiError(
+    return RequestError(
         HTTPStatus.NOT_FOUND,
         f"model {name!r} does not exist: this server has {served}",
         code="model_not_found",
@@ -58,9 +58,9 @@ def model_missing(name: str, served: str) -> ApiError:
     )
 
 
-def timed_out(limit_s: float) -> ApiError:
+def timed_out(limit_s: float) -> RequestError:
     """Return the error of a request that took longer than its limit."""
-    return ApiError(
+    return RequestError(
         HTTPStatus.GATEWAY_TIMEOUT,
         f"the reply did not end within {limit_s:g} s: ask for fewer tokens, or try again later",
         code="timeout",
