@@ -87,8 +87,9 @@ def _workspace(model: str, output_dir: Path) -> Iterator[Workspace]:
     remote = model.startswith(("s3://", "models:/"))
     stored = model if remote else base_in_store(Path(model))
     if not stored:
-        # the default handler of SIGTERM would leave temporary folders behind
-        with handling_signals(lambda number, _: sys.exit(128 + number), signal.SIGTERM):
+        # The default handler of SIGTERM would leave temporary folders behind, and a shell may start commands
+        # in the background with SIGINT ignored.
+        with handling_signals(lambda number, _: sys.exit(128 + number), signal.SIGTERM, signal.SIGINT):
             yield Workspace(folder=output_dir.absolute())
         return
     require_state(output_dir, stored)
