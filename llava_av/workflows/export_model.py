@@ -20,6 +20,7 @@ from llava_av.model.loading.writing import add_auto_classes, load_whole_model, s
 from llava_av.registry.versions import load_version
 from llava_av.runs import Lineage, Run, TrainingResult, is_run_id
 from llava_av.runs.names import MODEL_CARD
+from llava_av.runs.registration import run_of
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.workflows.runtime.workspace import Workspace
 
@@ -66,10 +67,8 @@ def export_model(workspace: Workspace, source: str, target: Path, options: Expor
             target is not empty or cannot be written.
     """
     require_empty(target)
-    run = _run_of(source)
-    if run is not None and is_run_id(source):
-        source = run.read(TrainingResult).checkpoint.uri
-    folder = local_model_folder(source, workspace.work)
+    run, address = _located(source) if is_remote(source) else (None, source)
+    folder = local_model_folder(address, workspace.work)
     # An adapter alone is copied without its base model, which may be large or elsewhere.
     base = fetch_adapter_base(folder, workspace.work) if options.merge_adapter else None
     with _whole_folder(target):
@@ -81,15 +80,18 @@ def export_model(workspace: Workspace, source: str, target: Path, options: Expor
     return kind
 
 
-def _run_of(source: str) -> Run | None:
-    """Return the run that a model is of, if it has one."""
-    if not is_remote(source):
-        return None
+def _located(source: str) -> tuple[Run | None, str]:
+    """Return the run of a model in S3, if it has one, and its address, which does not follow an alias."""
     store = ObjectStore.from_env()
+    if is_run_id(source):
+        run = Run(store=store, id=source)
+        return run, run.read(TrainingResult).checkpoint.uri
     if source.startswith("models:/"):
-        return Run(store=store, id=str(load_version(store, source).run))
-    name = source if is_run_id(source) else source.rstrip("/").split("/")[-2]
-    return Run(store=store, id=name) if is_run_id(name) else None
+        registered = load_version(store, source)
+        name, source = registered.run, registered.uri
+    else:
+        name = run_of(None, source)
+    return Run(store=store, id=name) if name else None, source
 
 
 def _write(folder: Path, base: Path | None, target: Path, options: ExportOptions) -> str:

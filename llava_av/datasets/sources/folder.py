@@ -70,12 +70,12 @@ class FolderScan:
 
     @functools.cached_property
     def samples(self) -> tuple[Sample, ...]:
-        """The usable samples, parsed again."""
+        """Return the usable samples, parsed again."""
         return tuple(row.sample() for row in self.rows)
 
     @property
     def answers_outside_choices(self) -> tuple[str, ...]:
-        """IDs of samples whose answer is not among their choices; allowed, but reported."""
+        """Return the IDs of samples whose answer is not among their choices; allowed, but reported."""
         return tuple(row.id for row in self.rows if not row.names_choice)
 
     @functools.cached_property
