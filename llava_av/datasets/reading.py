@@ -19,7 +19,6 @@ from llava_av.datasets.manifest import (
     SampleRange,
     SplitEntry,
     blob_key,
-    sha256_hex,
 )
 from llava_av.datasets.placements import Place, readable_places
 from llava_av.datasets.ranges import (
@@ -181,12 +180,13 @@ class _Blobs:
     def _read(self, digest: str, what: str) -> bytes:
         key = blob_key(digest)
         try:
-            content = self._store.get_bytes(key)
+            content = self._store.get_content(key, digest)
         except ObjectMissing:
-            content = None
-        if content is not None and sha256_hex(content) == digest:
-            return content
-        state = "lost" if content is None else "damaged"
+            state = "lost"
+        else:
+            if content is not None:
+                return content
+            state = "damaged"
         raise CommitError(
             f"the {what} of {self._name}@{self._commit} are {state} ({self._store.uri(key)}): run `llava-av "
             f"data verify {self._name}@{self._commit[:16]} --repair FOLDER` with an intact copy"
