@@ -48,6 +48,10 @@ def serve(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
     ] = "auto",
+    shutdown_delay_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds from SIGTERM in which requests are accepted, but /readyz is 503."),
+    ] = 0.0,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Serve a trained model to applications, with the API of OpenAI's chat completions.
@@ -68,7 +72,8 @@ def serve(
 
         source = ModelSource(address=model, work=workspace.work, device=device, limits=limits)
         with _serving(source, follow_s) as current:
-            run_server(build_app(current, limits=limits, keys=keys), listening)
+            app = build_app(current, limits=limits, keys=keys)
+            run_server(app, listening, shutdown_delay_s=shutdown_delay_s)
 
 
 def _limits(overrides: list[str] | None) -> "ServingLimits":

@@ -31,6 +31,7 @@ def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | N
     """
     # pages of the documentation would load scripts from another server
     app = FastAPI(title="llava-av", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.is_ready = True
     metrics = ServingMetrics(current)
     chat = ChatEndpoint(current, limits, metrics)
     app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
@@ -70,11 +71,16 @@ def _described(current: CurrentModel) -> dict[str, Any]:
 
 def _add_probes(app: FastAPI, current: CurrentModel, metrics: ServingMetrics) -> None:
     @app.get("/healthz")
-    @app.get("/readyz")
     def alive() -> Response:
         is_alive = current.model.engine.is_alive()
         status = HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"engine": "alive" if is_alive else "ended"}, status)
+
+    @app.get("/readyz")
+    def ready() -> Response:
+        if app.state.is_ready:
+            return alive()
+        return JSONResponse({"server": "ending"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.get("/metrics")
     def scraped() -> Response:
