@@ -10,7 +10,7 @@ from llava_av.registry.versions import load_version, require_untouched
 from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 
-__all__ = ["local_model_folder"]
+__all__ = ["fetched_folder", "local_model_folder"]
 
 _MODEL = "model"
 
@@ -46,10 +46,15 @@ def local_model_folder(source: str, work: Path) -> Path:
     return folder
 
 
+def fetched_folder(work: Path, digest: str) -> Path:
+    """Return the folder for the files of a checkpoint with a digest, below the folder for fetched models."""
+    return work / "models" / digest
+
+
 def _fetched(uri: str, work: Path) -> Path:
     store = ObjectStore.from_env()
     manifest = read_manifest(store, uri)
-    folder = work / "models" / manifest.digest
+    folder = fetched_folder(work, manifest.digest)
     if has_model(manifest):
         fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
     elif not (folder / _MODEL).is_dir():

@@ -1,12 +1,13 @@
 """Lookup of the model to serve: which version an address means now, and its verified files."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.checkpoints import fetch_adapter_base, read_manifest
 from llava_av.checkpoints.base_model import base_digest
 from llava_av.errors import UserError
-from llava_av.inference.model_source import local_model_folder
+from llava_av.inference.model_source import fetched_folder, local_model_folder
 from llava_av.registry.history import AliasHistory, holder_of
 from llava_av.registry.versions import load_version
 from llava_av.serving.limits import ServingLimits
@@ -65,6 +66,10 @@ class ModelSource:
         return load_served_model(
             folder, base, _identity(address, folder), device=self.device, limits=self.limits
         )
+
+    def discard(self, model: ServedModel) -> None:
+        """Delete the fetched files of a version that was replaced; a loaded model does not need them."""
+        shutil.rmtree(fetched_folder(self.work, model.identity.digest), ignore_errors=True)
 
 
 def _identity(address: str, folder: Path) -> ModelIdentity:
