@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
         self._app, self._delay_s = app, delay_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the delay at the first signal; stop accepting requests at the second one, or without delay."""
+        """Begin the delay at the first signal; stop accepting requests at the second one, or without one."""
         if self._app.state.is_ready and self._delay_s:
             self._app.state.is_ready = False
             self.config.encoded_headers.append((b"connection", b"close"))

@@ -102,8 +102,9 @@ def test_servers_expose_metrics_without_the_operator() -> None:
 
 
 def test_without_a_server_no_alert_watches_it() -> None:
-    rules = named(render({"monitoring": ON["monitoring"]}, options=OPERATOR), "PrometheusRule", "llava-av-alerts")
-    assert [group["name"] for group in rules["spec"]["groups"]] == ["llava-av-training", "llava-av-services"]
+    found = render({"monitoring": ON["monitoring"]}, options=OPERATOR)
+    rules = named(found, "PrometheusRule", "llava-av-alerts")["spec"]
+    assert [group["name"] for group in rules["groups"]] == ["llava-av-training", "llava-av-services"]
 
 
 def test_a_missing_operator_is_an_error() -> None:

@@ -102,7 +102,8 @@ def test_checkov_finds_only_the_documented_exceptions(tmp_path: Path) -> None:
     program = shutil.which("checkov")
     if program is None:
         pytest.fail("checkov is not on the PATH; .ci/charts installs it")
-    for profile in ("small", "production", "serving"):  # `kind` differs from `small` only in sizes and a moving tag
+    # `kind` differs from `small` only in sizes and a moving tag.
+    for profile in ("small", "production", "serving"):
         (tmp_path / f"{profile}.yaml").write_text(template(profile=profile))
     options = ["--framework", "kubernetes", "--compact", "--quiet", "--output", "json", "--skip-download"]
     done = subprocess.run([program, "-d", str(tmp_path), *options], capture_output=True, text=True)

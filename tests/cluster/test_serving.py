@@ -1,9 +1,10 @@
-"""Tests of serving on a real cluster: the wait for a first champion, `helm test`, and an update under load."""
+"""Tests of serving on a real cluster: the wait for a champion, `helm test`, and an update under load."""
 
 import base64
+import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,16 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 MODEL = "tiny"
 SERVING = f"deployment/{RELEASE}-serving"
 PODS = "app.kubernetes.io/component=serving"
-CLIENTS = 4
 
 
 def values(annotation: str) -> dict[str, Any]:
-    serving = {"enabled": True, "model": f"models:/{MODEL}@champion", "podAnnotations": {"test": annotation}}
+    serving = {
+        "enabled": True,
+        "model": f"models:/{MODEL}@champion",
+        "limits": {"decode_workers": 1},
+        "shutdownDelaySeconds": 5,
+        "podAnnotations": {"test": annotation},
+    }
     return {**chart_values(), "serving": serving}
 
 
@@ -35,12 +41,10 @@ def values(annotation: str) -> dict[str, Any]:
 def services(kubectl: Kubectl, restricted_namespace: str) -> Services:
     """Install the chart, whose server waits for a model."""
     install(restricted_namespace, values("first"), wait_for_pods=False)
-    for ready in (("job", "condition=complete"), ("pod", "condition=Ready")):
-        kind, condition = ready
-        part = "bootstrap" if kind == "job" else "mlflow"
-        label = f"app.kubernetes.io/component={part}"
-        options = ("-n", restricted_namespace, "-l", label, f"--for={condition}", f"--timeout={READY_S}s")
-        kubectl("wait", kind, *options, timeout_s=READY_S + 30)
+    for kind, part, condition in (("job", "bootstrap", "complete"), ("pod", "mlflow", "Ready")):
+        which = (kind, "-l", f"app.kubernetes.io/component={part}", f"--for=condition={condition}")
+        options = ("-n", restricted_namespace, f"--timeout={READY_S}s")
+        kubectl("wait", *which, *options, timeout_s=READY_S + 30)
     return Services(kubectl=kubectl, namespace=restricted_namespace)
 
 
@@ -112,15 +116,16 @@ def test_a_rolling_update_loses_no_request(services: Services, client: OpenAI) -
     (before,) = pods(services)
     ended = threading.Event()
 
-    def ask_until_the_end(number: int) -> int:
+    def repeat(ask: Callable[[OpenAI], None], pause_s: float) -> int:
         answered = 0
-        while not ended.is_set():
-            _ask(client, stream=(number + answered) % 2 == 0)
+        while not ended.wait(pause_s):
+            ask(client)
             answered += 1
         return answered
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [pool.submit(ask_until_the_end, number) for number in range(CLIENTS)]
+    asks = [(_ask, 0.3), (_ask, 0.3), (_ask_streaming, 0.3), (_connect, 0.02)]
+    with ThreadPoolExecutor(len(asks)) as pool:
+        clients = [pool.submit(repeat, *one) for one in asks]
         try:
             install(services.namespace, values("second"))
             gone = ("wait", "--for=delete", f"pod/{before['metadata']['name']}", "--timeout=180s")
@@ -133,10 +138,20 @@ def test_a_rolling_update_loses_no_request(services: Services, client: OpenAI) -
     assert after["metadata"]["annotations"]["test"] == "second"
 
 
-def _ask(client: OpenAI, *, stream: bool) -> None:
+def _ask(client: OpenAI, *, stream: bool = False) -> None:
     messages: Any = [{"role": "user", "content": "Which colour is shown?"}]
-    asked: Any = client.chat.completions.create(
-        model=MODEL, messages=messages, max_tokens=32, stream=stream, seed=0
-    )
+    asked: Any = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=16, stream=stream)
     choices = [one.choices[0] for one in asked] if stream else asked.choices
     assert choices[-1].finish_reason in ("length", "stop")
+
+
+def _ask_streaming(client: OpenAI) -> None:
+    _ask(client, stream=True)
+
+
+def _connect(client: OpenAI) -> None:
+    """Send a request over a new connection, which only a pod of the Service accepts."""
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+    connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {client.api_key}"})
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -2,8 +2,8 @@
 
 The script reads the variables of pipeline steps (AWS_*, MLFLOW_TRACKING_*), BUCKETS, S3_FLAVOUR, MinIO's
 S3_ROOT_USER and S3_ROOT_PASSWORD, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD. JOB_AWS_* are the keys
-of training and evaluation; with MLFLOW_ARTIFACTS=direct these also write MLflow's artifacts. SERVING_AWS_* and
-SERVING_MLFLOW_TRACKING_* are those of the model server.
+of training and evaluation; with MLFLOW_ARTIFACTS=direct these also write MLflow's artifacts. SERVING_AWS_*
+and SERVING_MLFLOW_TRACKING_* are those of the model server.
 """
 
 import base64
@@ -61,7 +61,7 @@ def make_bucket(bucket: str) -> None:
 
 
 def make_minio_users(buckets: list[str]) -> None:
-    """Create the S3 user of steps and people and those whose keys are set: of jobs and of the model server."""
+    """Create the S3 user of steps and people and, if their keys are set, those of jobs and of the server."""
     from minio.credentials.providers import StaticProvider
     from minio.error import MinioAdminException
     from minio.minioadmin import MinioAdmin
