@@ -65,14 +65,17 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI, delay_s: float) -> None:
         super().__init__(config)
         self._app, self._delay_s = app, delay_s
+        self._delay: threading.Timer | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the delay at the first signal; stop accepting requests at the second one, or without one."""
-        if self._app.state.is_ready and self._delay_s:
+        if self._delay is None and self._delay_s:
             self._app.state.is_ready = False
             self.config.encoded_headers.append((b"connection", b"close"))
-            timer = threading.Timer(self._delay_s, super().handle_exit, (sig, frame))
-            timer.daemon = True
-            timer.start()
-        else:
-            super().handle_exit(sig, frame)
+            self._delay = threading.Timer(self._delay_s, super().handle_exit, (sig, frame))
+            self._delay.daemon = True
+            self._delay.start()
+            return
+        if self._delay is not None:
+            self._delay.cancel()
+        super().handle_exit(sig, frame)
