@@ -8,6 +8,7 @@ import pytest
 from tests.charts.chart import Object, Rejected, named, names, notes, render, template, variables
 from tests.charts.objects import job_of
 from tests.charts.test_values import EXTERNAL_S3
+from tests.commands import ROOT
 
 NAME = "llava-av-serving"
 
@@ -149,9 +150,11 @@ def test_ingress() -> None:
     made = named(found, "Ingress", NAME)
     assert made["spec"]["tls"] == [{"hosts": ["ask.example.org"], "secretName": "tls"}]
     (rule,) = made["spec"]["rules"]
-    (path,) = rule["http"]["paths"]
-    port = path["backend"]["service"]["port"]["name"]
-    assert port in {one["name"] for one in named(found, "Service", NAME)["spec"]["ports"]}
+    paths = {(one["path"], one["pathType"]) for one in rule["http"]["paths"]}
+    page = {path.name for path in (ROOT / "llava_av" / "serving" / "page_files").iterdir()} - {"index.html"}
+    assert paths == {("/v1", "Prefix"), ("/", "Exact"), *((f"/{name}", "Exact") for name in page)}
+    ports = {one["backend"]["service"]["port"]["name"] for one in rule["http"]["paths"]}
+    assert ports == {one["name"] for one in named(found, "Service", NAME)["spec"]["ports"]}
     assert made["metadata"]["annotations"] == {"a": "b"}
 
 
