@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from kubernetes.client import V1PodSpec
 
 from tests.charts.chart import Object, Rejected, named, names, notes, render, template, variables
 from tests.charts.objects import job_of
@@ -11,6 +12,10 @@ from tests.charts.test_values import EXTERNAL_S3
 from tests.commands import ROOT
 
 NAME = "llava-av-serving"
+KSERVE_FIELDS = {
+    *("annotations", "deploymentStrategy", "labels"),
+    *("maxReplicas", "minReplicas", "scaleMetric", "scaleTarget"),
+}
 
 
 def serving(model: str = "models:/words@champion", **values: Any) -> dict[str, Any]:
@@ -190,6 +195,8 @@ def test_kserve_runs_the_same_pod() -> None:
     scaled = render(serving(autoscaling={"enabled": True}, kserve={"enabled": True}))
     predictor = named(scaled, "InferenceService", NAME)["spec"]["predictor"]
     assert (predictor["maxReplicas"], predictor["scaleMetric"], predictor["scaleTarget"]) == (4, "cpu", 80)
+    # KServe's CRD has the fields of a pod and its own.
+    assert set(predictor) - set(V1PodSpec.attribute_map.values()) <= KSERVE_FIELDS
     assert NAME not in names(scaled, "HorizontalPodAutoscaler")
     (test,) = named(found, "Pod", "llava-av-test-serving")["spec"]["containers"]
     assert variables(test)["SERVING_URL"] == f"http://{NAME}-predictor.llava-av:80"
