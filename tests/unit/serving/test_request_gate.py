@@ -12,6 +12,8 @@ from llava_av.serving.api_keys import ApiKeys, read_api_keys
 from llava_av.serving.app import build_app
 from llava_av.serving.current_model import CurrentModel
 from llava_av.serving.limits import ServingLimits
+from llava_av.serving.media_fetcher import MediaFetcher
+from llava_av.serving.media_hosts import MediaHosts
 from llava_av.serving.served_model import ModelIdentity, ServedModel
 from llava_av.serving.slot_engine import SlotEngine
 
@@ -35,7 +37,9 @@ def call(current: CurrentModel, *calls: dict, keys: ApiKeys | None = None, **lim
     """Return the answers to requests that are sent at once."""
 
     async def all_calls() -> list[httpx2.Response]:
-        app = build_app(current, limits=LIMITS.model_copy(update=limits), keys=keys)
+        changed = LIMITS.model_copy(update=limits)
+        fetcher = MediaFetcher(MediaHosts(), changed)
+        app = build_app(current, limits=changed, keys=keys, fetcher=fetcher)
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await asyncio.gather(
@@ -222,7 +226,7 @@ def test_a_client_that_leaves_before_the_end_of_its_body_gets_no_answer(current)
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
-    app = build_app(current, limits=LIMITS, keys=None)
+    app = build_app(current, limits=LIMITS, keys=None, fetcher=MediaFetcher(MediaHosts(), LIMITS))
     asyncio.run(app(scope, receive, send))
     assert sent == []
 
