@@ -62,12 +62,12 @@ def serve(
 
     SIGINT and SIGTERM let running requests end.
     """
-    from llava_av.serving.api_keys import read_api_keys
+    from llava_av.serving.api_keys import ApiKeys
     from llava_av.serving.http_server import LOOPBACK_HOSTS, listen
     from llava_av.serving.media_hosts import MediaHosts
 
     limits, hosts = _limits(limit), MediaHosts(media_host or ())
-    keys = None if api_keys is None else read_api_keys(api_keys)
+    keys = None if api_keys is None else ApiKeys(api_keys)
     if keys is None and host not in LOOPBACK_HOSTS:
         raise UserError(f"--host {host} is open to other machines: add --api-keys FILE")
     with contextlib.closing(listen(host, port)) as listening, _workspace(model, output_dir) as workspace:

@@ -4,7 +4,7 @@ import torch
 
 from llava_av.errors import UserError
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "require_working"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -24,6 +24,16 @@ def choose_device(name: str) -> torch.device:
         known = ", ".join(kind for kind, is_available in available.items() if is_available)
         raise UserError(f"--device {name} is not available; use one of auto, {known}")
     return device
+
+
+def require_working(device: torch.device) -> None:
+    """Check that a device still computes; after some errors, a process can never use its GPU again.
+
+    Raises:
+        RuntimeError: The device has failed.
+    """
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _count(kind: str) -> int:

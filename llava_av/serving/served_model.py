@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from llava_av.datasets.loading import LocatedSample
 from llava_av.inference.devices import choose_device
-from llava_av.inference.generation import PromptError, encode_prompt
+from llava_av.inference.generation import PromptError, PromptModalityError, encode_prompt
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.serving.conversation import AskedConversation
@@ -88,7 +88,9 @@ class ServedModel:
         try:
             prompt = encode_prompt(self._processor, asked.turns, clip, max_new_tokens=reply_tokens or 1)
         except PromptError as error:
-            raise invalid(str(error), code="context_length_exceeded", param="messages") from None
+            is_modality = isinstance(error, PromptModalityError)
+            code = "unsupported_modality" if is_modality else "context_length_exceeded"
+            raise invalid(str(error), code=code, param="messages") from None
         room = self.engine.context - len(prompt.input_ids)
         if room < (reply_tokens or 1):
             raise invalid(
