@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.options import DeviceOption, DtypeOption, OutputDir
 from llava_av.errors import UserError, explain, printable
 from llava_av.logs import log_error
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -35,9 +35,8 @@ def chat(
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Ignore the video's audio.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Ignore the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the reply in tokens.")] = 64,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Ask a trained model about a clip and print its reply as it is generated.
@@ -75,7 +74,9 @@ def chat(
             media.prompt(question)  # fails before the model is loaded
         folder = local_model_folder(checkpoint, workspace.work)
         base = fetch_adapter_base(folder, workspace.work)
-        conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device, base=base)
+        conversation = Conversation(
+            folder, media, max_new_tokens=max_new_tokens, device=device, dtype=dtype, base=base
+        )
         for text in [question] if question is not None else _questions():
             _answer(conversation, text)
 

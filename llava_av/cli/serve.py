@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir, parsed_overrides
+from llava_av.cli.options import DeviceOption, DtypeOption, OutputDir, parsed_overrides
 from llava_av.errors import UserError
 from llava_av.processes import handling_signals
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
@@ -53,9 +53,8 @@ def serve(
         ),
     ] = None,
     follow_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks of the alias.")] = 10.0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Serve a trained model to applications, with the API of OpenAI's chat completions.
@@ -76,7 +75,7 @@ def serve(
         from llava_av.serving.media_fetcher import MediaFetcher
         from llava_av.serving.model_sources import ModelSource
 
-        source = ModelSource(address=model, work=workspace.work, device=device, limits=limits)
+        source = ModelSource(address=model, work=workspace.work, device=device, dtype=dtype, limits=limits)
         with _serving(source, follow_s) as current:
             fetcher = MediaFetcher(hosts, limits)
             run_server(build_app(current, limits=limits, keys=keys, fetcher=fetcher), listening)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 
 from llava_av.checkpoints import fetch_adapter_base
 from llava_av.errors import UserError
+from llava_av.inference.devices import DTYPES
 from llava_av.inference.model_source import local_model_folder
 from llava_av.model.adapters import ADAPTER_CONFIG
 from llava_av.model.conversion.to_released import write_released_model
@@ -24,9 +24,8 @@ from llava_av.runs.registration import run_of
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["DTYPES", "ExportOptions", "export_model", "is_remote"]
+__all__ = ["ExportOptions", "export_model", "is_remote"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CARD = "README.md"
 _FRONT = "---\n"
 
@@ -40,7 +39,7 @@ class ExportOptions:
     released: bool = False
     """True for the format of transformers' own LLaVA classes."""
     dtype: str | None = None
-    """Name in `DTYPES` of the type of the weights; None for that of the training."""
+    """Name in `devices.DTYPES` of the type of the weights; None for that of the training."""
     license: str | None = None
     """Licence of the weights for the model card, as the Hugging Face Hub names it."""
 
