@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import DeviceOption, DtypeOption, OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, DeviceOption, DtypeOption, OutputDir
 from llava_av.errors import UserError, explain, printable
 from llava_av.logs import log_error
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -37,6 +38,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the reply in tokens.")] = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Ask a trained model about a clip and print its reply as it is generated.
@@ -77,7 +79,11 @@ def chat(
         conversation = Conversation(
             folder, media, max_new_tokens=max_new_tokens, device=device, dtype=dtype, base=base
         )
-        for text in [question] if question is not None else _questions():
+        questions = [question] if question is not None else _questions()
+        if as_json:
+            print_json([{"question": text, "reply": conversation.ask(text)} for text in questions])
+            return
+        for text in questions:
             _answer(conversation, text)
 
 

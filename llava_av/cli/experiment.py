@@ -139,6 +139,7 @@ def show(
     folder: _Folder = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
     part: Annotated[_Part | None, typer.Option(help="Print only this part, for scripts.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print a record, including the observed values of the output folder's runs."""
     from llava_av.experiments.outcomes import TABLE_HEAD
@@ -147,7 +148,10 @@ def show(
     path, record = load_record(name, folder, draft=True)
     copy = _copy_with_runs(output_dir, record.id)
     path = copy if copy.is_file() else path
-    if part is None:
+    if as_json:
+        shown = read_record(path, draft=True).model_dump(mode="json")
+        print_json(shown if part is None else shown["observed" if part is _Part.SEEN else part])
+    elif part is None:
         print(path.read_text(encoding="utf-8").rstrip())
     elif part is _Part.SEEN:
         observed = read_record(path, draft=True).observed
@@ -181,6 +185,7 @@ def graph(
     folder: _Folder = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
     draw: Annotated[Path | None, typer.Option(help="File to draw the tree to: .svg or .html.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the tree of experiments with their outcomes."""
     from rich.markup import escape
@@ -188,8 +193,13 @@ def graph(
 
     from llava_av.cli.display import result_console
 
-    colours = {"met": "green", "missed": "red", "open": "yellow", "not run": "dim"}
     nodes = _tree(folder, output_dir)
+    if draw is not None:
+        _draw(draw, nodes)
+    if as_json:
+        print_json([node.model_dump(mode="json") for node in nodes])
+        return
+    colours = {"met": "green", "missed": "red", "open": "yellow", "not run": "dim"}
     root = Tree("experiments")
     branches = [root]
     for node in nodes:
@@ -198,7 +208,6 @@ def graph(
         branches.append(branches[-1].add(f"[bold]{node.record.id}[/] {words}\n{escape(node.record.title)}"))
     result_console().print(root)
     if draw is not None:
-        _draw(draw, nodes)
         print(draw)
 
 
