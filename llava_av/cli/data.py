@@ -30,7 +30,6 @@ from llava_av.cli.data_options import (
     MessageOption,
     Rehash,
     pending_text,
-    stored_data,
 )
 from llava_av.cli.display import print_json
 from llava_av.cli.options import (
@@ -42,6 +41,7 @@ from llava_av.cli.options import (
     ProfileName,
     chosen_target,
 )
+from llava_av.cli.session import stored_objects
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -156,7 +156,7 @@ def show(dataset: DatasetArgument, as_json: AsJson = False, output_dir: OutputDi
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.pending_checks import pending_files
 
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         committed = find_commit(store, dataset)
         content = _content_json(committed.reader(store)) if as_json else {}
         pending = pending_files(store, committed)
