@@ -93,17 +93,17 @@ class SlotEngine:
         needed = len(prompt.input_ids) + sampling.max_tokens
         if needed > self.context:
             raise ValueError(f"prompt and reply need {needed} tokens, must be ≤ context={self.context}")
-        request = _Request(
-            number=next(self._numbers),
-            prompt=prompt,
-            sampling=sampling,
-            deliver=deliver,
-            choice=TokenChoice(sampling, self._model.generation_config, self._model.device),
-            text=ReplyText(self._processor.tokenizer, sampling.stop),
-        )
         with self._changed:
             if self._closed:
                 raise EngineEndedError("the engine is closed or has failed")
+            request = _Request(
+                number=next(self._numbers),
+                prompt=prompt,
+                sampling=sampling,
+                deliver=deliver,
+                choice=TokenChoice(sampling, self._model.generation_config, self._model.device),
+                text=ReplyText(self._processor.tokenizer, sampling.stop),
+            )
             self._waiting.append(request)
             self._changed.notify()
         return request.number

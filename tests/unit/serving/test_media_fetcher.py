@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
@@ -157,6 +157,22 @@ def test_files_are_fetched_from_the_resolved_address_under_the_name_of_the_host(
     assert first["host"] == f"{NAME}:{client.port}"
     assert first["accept-encoding"] == "identity"
     assert "cookie" not in first
+
+
+def test_a_host_with_plain_http_needs_an_entry_of_its_own(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Media)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        address = f"http://{NAME}:{server.server_port}"
+        hosts = MediaHosts([address])
+        file = LinkedFile(where="part", url=hosts.accepted(f"{address}/file"), path=tmp_path / "0")
+        fetcher = MediaFetcher(hosts, ServingLimits(), resolve=here)
+        assert asyncio.run(fetcher.fetch([file])) == len(CONTENT)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_no_proxy_of_the_environment_takes_part(monkeypatch, client):
