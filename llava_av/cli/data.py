@@ -5,6 +5,7 @@ The commands about versions of a dataset are in `data_history`, `data_copies`, `
 """
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,13 +137,17 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl, in the folder of the media.")],
+    as_json: AsJson = False,
 ) -> None:
     """Convert tables, messages, ShareGPT, Parquet or WebDataset tars to a folder's conversations.jsonl."""
     from llava_av.datasets.sources.convert import convert_file
 
     converted = convert_file(source, target)
-    media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
-    print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
+    if as_json:
+        print_json({"file": str(target), **asdict(converted)})
+    else:
+        media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
+        print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
     for ending, members in converted.ignored.items():
         _LOG.warning("%s of type %s ignored", count_of(members, "member"), printable(ending))
     if converted.system_prompts:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from llava_av.cli.app import app
@@ -25,6 +27,33 @@ def parsed(*arguments: object) -> Any:
     return json.loads(printed(*arguments, "--json"))
 
 
+def test_every_command_with_a_result_prints_it_as_json() -> None:
+    def without(command: Any, names: tuple[str, ...]) -> list[str]:
+        if isinstance(command, TyperGroup):
+            below = command.commands.items()
+            return [found for name, one in below for found in without(one, (*names, name))]
+        options = {option for parameter in command.params for option in parameter.opts}
+        return [] if command.hidden or "--json" in options else [" ".join(names)]
+
+    assert without(get_command(app), ()) == ["serve"]
+
+
+def test_a_new_task_is_its_files(tmp_path: Path) -> None:
+    found = parsed("evaluation", "new", tmp_path / "task")
+    assert all(Path(path).is_file() for path in found)
+
+
+def test_a_conversion_is_its_counts(tmp_path: Path) -> None:
+    rows = "id,question,answer,image\n1,What?,red,a.png\n"
+    (tmp_path / "table.csv").write_text(rows)
+    found = parsed("data", "convert", tmp_path / "table.csv", tmp_path / "conversations.jsonl")
+    assert (found["file"], found["samples"]) == (str(tmp_path / "conversations.jsonl"), 1)
+
+
+def test_servers_that_do_not_run_are_not_stopped(tmp_path: Path) -> None:
+    assert parsed("services", "down", "--output-dir", tmp_path) == {"stopped": False}
+
+
 def test_a_new_project_is_its_files(tmp_path: Path) -> None:
     found = parsed("init", tmp_path / "clips")
     assert str(tmp_path / "clips" / "recipes" / "clips.yaml") in found
@@ -43,8 +72,9 @@ def test_a_compiled_pipeline_is_its_file(tmp_path: Path) -> None:
 
 
 def test_a_record_and_the_tree_of_records(tmp_path: Path) -> None:
-    for name, parent in (("first", None), ("second", "first")):
-        path = new_record(tmp_path, Draft(id=name, title=f"The {name}", parent=parent, recipe="quick"))
+    new_record(tmp_path, Draft(id="first", title="The first", recipe="quick"))
+    new = ("experiment", "new", "second", "--title", "The second", "--parent", "first", "--folder", tmp_path)
+    path = Path(parsed(*new)["record"])
     path.write_text(path.read_text().replace(OBSERVED_END, ROW + OBSERVED_END))
     places = ("--folder", tmp_path, "--output-dir", tmp_path / "out")
     shown = parsed("experiment", "show", "second", *places)

@@ -107,7 +107,7 @@ def test_metrics_and_parameters_reach_mlflow_when_it_is_available(
     from llava_av.tracking.mlflow_run import catch_up
 
     trained = job.trained(**settings("deepspeed"))
-    for name, value in mlflow_environment.items():
+    for name, value in {**mlflow_environment, "LLAVA_AV_BUCKET": job.store.bucket}.items():
         monkeypatch.setenv(name, value)
     request = Run(store=job.store, id=trained.run).request()
     first = catch_up(request, trained.rows[:3])
