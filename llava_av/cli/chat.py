@@ -46,9 +46,7 @@ def chat(
     Without a question, hold a conversation: each line is a question, and the model sees all earlier turns. An
     empty line or the end of the input ends the conversation.
     """
-    for file in (video, audio, *(image or ())):
-        if file is not None and not file.is_file():
-            raise UserError(f"{file}: no such file; check the path")
+    _require_files(video, audio, *(image or ()))
     from llava_av.checkpoints import base_in_store, fetch_adapter_base
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.runtime.workspace import Workspace
@@ -79,12 +77,17 @@ def chat(
         conversation = Conversation(
             folder, media, max_new_tokens=max_new_tokens, device=device, dtype=dtype, base=base
         )
-        questions = [question] if question is not None else _questions()
+        questions = _questions() if question is None else iter([question])
         if as_json:
             print_json([{"question": text, "reply": conversation.ask(text)} for text in questions])
-            return
-        for text in questions:
-            _answer(conversation, text)
+        else:
+            _stream(conversation, questions)
+
+
+def _require_files(*files: Path | None) -> None:
+    for file in files:
+        if file is not None and not file.is_file():
+            raise UserError(f"{file}: no such file; check the path")
 
 
 def _questions() -> Iterator[str]:
@@ -98,6 +101,11 @@ def _questions() -> Iterator[str]:
         if not line:
             return
         yield line
+
+
+def _stream(conversation: "Conversation", questions: Iterator[str]) -> None:
+    for question in questions:
+        _answer(conversation, question)
 
 
 def _answer(conversation: "Conversation", question: str) -> None:

@@ -73,10 +73,8 @@ def promote_step(
             decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
         before = _start(run, champion, registered)
         if gate:
-            passed = f"passed the gate {chosen.name} with {count_of(len(decided.rules), 'rule')}"
-            intent = _Intent(
-                reason=reason.strip() or passed, override=override, champion=champion, gate=chosen
-            )
+            why = reason.strip() or _met(chosen, decided)
+            intent = _Intent(reason=why, override=override, champion=champion, gate=chosen)
             moved = _move(evaluated, history, registered, decided, baselines, intent)
             if moved:
                 registered = record_registration(run, registered.uri)
@@ -85,6 +83,10 @@ def promote_step(
         decided = decided.model_copy(update={"before": before, "override": overridden})
         _finish(workspace, evaluated, registered, decided, baselines)
     return decided
+
+
+def _met(gate: Gate, decided: GateDecision) -> str:
+    return f"passed the gate {gate.name} with {count_of(len(decided.rules), 'rule')}"
 
 
 def _start(run: Run, champion: str | None, registered: Registration) -> str | None:
