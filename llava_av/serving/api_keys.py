@@ -48,7 +48,7 @@ class ApiKeys:
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """Return what changes with a file; None if it is missing, as a mounted Secret is for a moment."""
+    """Return what changes with a file; None if it is missing."""
     try:
         found = file.stat()
     except OSError:

@@ -62,7 +62,7 @@ def _listed(entry: str) -> _Origin:
     except httpx2.InvalidURL:
         url = httpx2.URL()
     scheme, host, port = origin = _origin(url)
-    is_origin = url == httpx2.URL(f"{scheme}://{url.netloc.decode()}")
+    is_origin = scheme in _PORTS and url == httpx2.URL(f"{scheme}://{url.netloc.decode()}")
     if not (is_origin and _NAME.fullmatch(host) and 0 < port < 2**16):
         raise UserError(
             f"--media-host {entry}: must be the exact name of a host: give HOST, HOST:PORT, or "
@@ -72,6 +72,6 @@ def _listed(entry: str) -> _Origin:
 
 
 def _origin(url: httpx2.URL) -> _Origin:
-    """Return scheme, host and port of a URL; port 0 if its scheme is not supported."""
-    port = _PORTS.get(url.scheme, 0)
-    return url.scheme, url.raw_host.decode("ascii"), port if url.port is None or not port else url.port
+    """Return scheme, host and port of a URL; without a port, the default one of its scheme."""
+    port = _PORTS.get(url.scheme, 0) if url.port is None else url.port
+    return url.scheme, url.raw_host.decode("ascii"), port

@@ -94,7 +94,18 @@ def test_a_relative_url_is_checked_like_any_other(location, accepted):
 
 @pytest.mark.parametrize(
     "entry",
-    ["", "*", "*.example.org", "ftp://a.org", "https://a.org/path", "a.org/", "u@a.org", "a.org?", "a.org:0"],
+    [
+        "",
+        "*",
+        "*.example.org",
+        "ftp://a.org",
+        "ftp://a.org:443",
+        "https://a.org/path",
+        "a.org/",
+        "u@a.org",
+        "a.org?",
+        "a.org:0",
+    ],
 )
 def test_an_entry_that_is_no_exact_host_is_refused(entry):
     with pytest.raises(UserError, match="exact name of a host"):
