@@ -68,7 +68,7 @@ def damage(store: ObjectStore, version: Registration) -> None:
 def source(name: str, tmp_path: Path) -> ModelSource:
     limits = ServingLimits(batch=2, context=256, decode_workers=1)
     return ModelSource(
-        address=f"models:/{name}@champion", work=tmp_path / "work", device="cpu", limits=limits
+        address=f"models:/{name}@champion", work=tmp_path / "work", device="cpu", dtype="auto", limits=limits
     )
 
 
