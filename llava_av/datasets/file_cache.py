@@ -205,13 +205,13 @@ class FileCache:
 
     @contextlib.contextmanager
     def _tolerant(self) -> Iterator[None]:
-        """Continue in memory after a failure of the file, and delete a damaged file."""
+        """Continue with a temporary cache after a failure of the file, and delete a damaged file."""
         try:
             yield
         except sqlite3.Error as error:
             _LOG.info("the cache %s is no longer used: %s", self._file, error)
             self._database.close()
-            self._database = _connected(":memory:")
+            self._database = _connected(_TEMPORARY)
             if self._file is not None and not isinstance(error, sqlite3.OperationalError):
                 self._file.unlink(missing_ok=True)
 
@@ -241,7 +241,7 @@ def _opened(file: Path | None) -> sqlite3.Connection:
         except OSError as error:
             _LOG.info("the cache %s is not used: %s", file, error.strerror)
             break
-    return _connected(":memory:")
+    return _connected(_TEMPORARY)
 
 
 def _connected(name: str) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ decides the side, so a sample keeps its side when samples about other media are 
 take precedence over the hash: the key `split` of a sample, and the wanted share of held-out samples, which
 groups of several samples can miss by far.
 
-Samples are columns here, and groups are numbers, so memory hardly depends on the number of samples.
+Samples are columns here and groups are numbers, so a sample takes a few bytes of memory.
 """
 
 import hashlib

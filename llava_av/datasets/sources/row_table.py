@@ -1,7 +1,7 @@
-"""Table of the usable rows of a folder, in a memory that hardly depends on their text.
+"""Table of the usable rows of a folder, whose text is not kept in memory.
 
-Each row takes about 150 bytes of memory: its ID, and numbers as columns. The canonical lines, which a commit
-stores, go to a temporary file if they are large. They are read again range by range.
+Each row takes about 115 bytes of memory: its ID, and numbers as columns. The canonical lines, which a commit
+stores, are in a temporary file if they are large, and are read again range by range.
 """
 
 from __future__ import annotations
