@@ -138,9 +138,16 @@ def convert(
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl, in the folder of the media.")],
 ) -> None:
     """Convert tables, messages, ShareGPT, Parquet or WebDataset tars to a folder's conversations.jsonl."""
-    from llava_av.datasets.sources.convert import convert_file
+    from llava_av.datasets.sources.convert import BadRowsError, convert_file
 
-    converted = convert_file(source, target)
+    try:
+        converted = convert_file(source, target)
+    except BadRowsError as error:
+        for reason in error.reasons:
+            _LOG.error("%s", printable(reason))
+        if error.left:
+            _LOG.error("and %s", count_of(error.left, "more row"))
+        raise
     media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
     print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
     for ending, members in converted.ignored.items():
