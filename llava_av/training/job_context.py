@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from llava_av.checkpoints import base_folder, fetch_base, read_base_config
 from llava_av.datasets.commits import Commit, read_commit
 from llava_av.datasets.manifest import CommitError
+from llava_av.datasets.media_stream import CACHE_FOLDER
 from llava_av.datasets.mix import DatasetMix, DatasetSplits, cap_samples
 from llava_av.datasets.sample_table import sample_table
 from llava_av.datasets.schema import Sample
@@ -28,7 +29,6 @@ from llava_av.training.fresh_start import deferred_fresh_model, has_several_loca
 from llava_av.training.stages import JobStage
 
 __all__ = [
-    "CACHE_FOLDER",
     "Datasets",
     "JobContext",
     "TrainingData",
@@ -39,9 +39,6 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-
-CACHE_FOLDER = "cache"
-"""Name of the folder in the working folder that the processes of a node share."""
 
 
 @dataclass(frozen=True, kw_only=True)

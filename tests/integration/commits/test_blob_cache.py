@@ -16,12 +16,12 @@ from llava_av.datasets.blob_cache import NEVER, BlobCache, cache_bytes
 from llava_av.datasets.commit_files import CommitFile, CommitFiles
 from llava_av.datasets.commits import Commit, find_commit
 from llava_av.datasets.manifest import CommitError, blob_key
+from llava_av.datasets.media_stream import MediaStream
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.media.info import MediaError
 from llava_av.processes.variables import DATA_CACHE_VARIABLE
 from llava_av.storage import ObjectStore, StoreError
-from llava_av.training.media_stream import MediaStream
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.integration.commits.folders import commit, make, sample
 
