@@ -33,6 +33,6 @@ resolve_image() {
 resolve bootstrap.txt requirements/bootstrap.in --universal --no-annotate "$@"
 resolve build.txt requirements/build.in --universal --no-annotate "$@"
 resolve lock.txt pyproject.toml --universal --extra dev "$@"
-resolve_image train.txt pyproject.toml --extra train "$@"
+resolve_image train.txt pyproject.toml --extra serve "$@"
 resolve_image pipeline.txt pyproject.toml --extra pipeline "$@"
 resolve_image mlflow.txt requirements/mlflow.in "$@"

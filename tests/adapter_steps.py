@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from llava_av.model import base_model, load_saved_model
+from llava_av.checkpoints import base_digest
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, load_saved_model
 from llava_av.model.adapters import adapted_weights
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.parts import recompute_activations, trainable_parts
@@ -41,6 +42,28 @@ def adapter_recipe(base: Path, **changes: Any) -> Recipe:
         },
         **changes,
     )
+
+
+def write_base(folder: Path) -> Path:
+    """Write a base model with audio, and return its folder."""
+    source = write_llava("llava_onevision", folder / "source")
+    import_model(source, folder / "model", audio=write_audio_tower(folder / "audio"))
+    return folder / "model"
+
+
+def write_adapter(
+    folder: Path, base: Path, *, dora: bool
+) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+    """Write the folder of an adapter whose weights differ from fresh ones; return its model and processor."""
+    recipe = adapter_recipe(base, adapter={"dora": dora})
+    recipe = recipe.with_overrides({"model.base_digest": base_digest(str(base))})
+    model, processor = base_model(recipe, base)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn_like(weight)
+    write_model_folder(folder, model, processor, recipe, model.state_dict())
+    return model.eval(), processor
 
 
 def results_of(base: Path, case: str, folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from llava_av.checkpoints.base_model import (
     base_digest,
     base_folder,
     fetch_base,
+    folder_digest,
     push_base,
     read_base_config,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",
+    "folder_digest",
     "has_model",
     "latest_checkpoint",
     "model_files",

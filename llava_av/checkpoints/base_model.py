@@ -11,7 +11,7 @@ from llava_av.checkpoints.fetching import fetch_checkpoint, model_files, read_ma
 from llava_av.checkpoints.writing import write_checkpoint
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
-__all__ = ["base_digest", "base_folder", "fetch_base", "push_base", "read_base_config"]
+__all__ = ["base_digest", "base_folder", "fetch_base", "folder_digest", "push_base", "read_base_config"]
 
 _MODEL = "model/"
 _CONFIG = "config.json"
@@ -31,9 +31,7 @@ def base_digest(address: str) -> str:
         found = model_files(manifest, address)
         names = {name.removeprefix(_MODEL): manifest.files[name].sha256 for name in found}
     else:
-        folder = _folder(address)
-        paths = _paths(folder)
-        names = dict(zip(paths, map_parallel(file_sha256, paths.values()), strict=True))
+        names = _hashed(_folder(address))
     if "adapter_config.json" in names:
         raise CheckpointError(
             f"{address} contains an adapter, which cannot be a base model: merge it with `llava-av model "
@@ -42,6 +40,11 @@ def base_digest(address: str) -> str:
     if _CONFIG not in names:
         raise CheckpointError(f"{address} contains no model (no {_CONFIG}): name a model's folder")
     return _digest(names)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 of names and contents of the files of any model's folder, also of an adapter's."""
+    return _digest(_hashed(folder))
 
 
 def read_base_config(address: str) -> dict[str, object]:
@@ -137,6 +140,12 @@ def _paths(folder: Path) -> dict[str, Path]:
     return {
         name: path for name, path in found.items() if not any(p.startswith(".") for p in Path(name).parts)
     }
+
+
+def _hashed(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by its name."""
+    paths = _paths(folder)
+    return dict(zip(paths, map_parallel(file_sha256, paths.values()), strict=True))
 
 
 def _digest(names: Mapping[str, str]) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson, DeviceOption, DtypeOption, OutputDir
 from llava_av.errors import UserError, explain, printable
 from llava_av.logs import log_error
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -35,9 +36,9 @@ def chat(
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Ignore the video's audio.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Ignore the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the reply in tokens.")] = 64,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Ask a trained model about a clip and print its reply as it is generated.
@@ -45,9 +46,7 @@ def chat(
     Without a question, hold a conversation: each line is a question, and the model sees all earlier turns. An
     empty line or the end of the input ends the conversation.
     """
-    for file in (video, audio, *(image or ())):
-        if file is not None and not file.is_file():
-            raise UserError(f"{file}: no such file; check the path")
+    _require_files(video, audio, *(image or ()))
     from llava_av.checkpoints import base_in_store, fetch_adapter_base
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.runtime.workspace import Workspace
@@ -75,9 +74,20 @@ def chat(
             media.prompt(question)  # fails before the model is loaded
         folder = local_model_folder(checkpoint, workspace.work)
         base = fetch_adapter_base(folder, workspace.work)
-        conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device, base=base)
-        for text in [question] if question is not None else _questions():
-            _answer(conversation, text)
+        conversation = Conversation(
+            folder, media, max_new_tokens=max_new_tokens, device=device, dtype=dtype, base=base
+        )
+        questions = _questions() if question is None else iter([question])
+        if as_json:
+            print_json([{"question": text, "reply": conversation.ask(text)} for text in questions])
+        else:
+            _stream(conversation, questions)
+
+
+def _require_files(*files: Path | None) -> None:
+    for file in files:
+        if file is not None and not file.is_file():
+            raise UserError(f"{file}: no such file; check the path")
 
 
 def _questions() -> Iterator[str]:
@@ -91,6 +101,11 @@ def _questions() -> Iterator[str]:
         if not line:
             return
         yield line
+
+
+def _stream(conversation: "Conversation", questions: Iterator[str]) -> None:
+    for question in questions:
+        _answer(conversation, question)
 
 
 def _answer(conversation: "Conversation", question: str) -> None:

@@ -5,6 +5,7 @@ The commands about versions of a dataset are in `data_history`, `data_copies`, `
 """
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,6 @@ from llava_av.cli.data_options import (
     MessageOption,
     Rehash,
     pending_text,
-    stored_data,
 )
 from llava_av.cli.display import print_json
 from llava_av.cli.options import (
@@ -42,6 +42,7 @@ from llava_av.cli.options import (
     ProfileName,
     chosen_target,
 )
+from llava_av.cli.session import stored_objects
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -136,6 +137,7 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl, in the folder of the media.")],
+    as_json: AsJson = False,
 ) -> None:
     """Convert tables, messages, ShareGPT, Parquet or WebDataset tars to a folder's conversations.jsonl."""
     from llava_av.datasets.sources.convert import BadRowsError, convert_file
@@ -148,8 +150,11 @@ def convert(
         if error.left:
             _LOG.error("and %s", count_of(error.left, "more row"))
         raise
-    media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
-    print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
+    if as_json:
+        print_json({"file": str(target), **asdict(converted)})
+    else:
+        media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
+        print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
     for ending, members in converted.ignored.items():
         _LOG.warning("%s of type %s ignored", count_of(members, "member"), printable(ending))
     if converted.system_prompts:
@@ -163,7 +168,7 @@ def show(dataset: DatasetArgument, as_json: AsJson = False, output_dir: OutputDi
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.pending_checks import pending_files
 
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         committed = find_commit(store, dataset)
         content = _content_json(committed.reader(store)) if as_json else {}
         pending = pending_files(store, committed)

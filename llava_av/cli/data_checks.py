@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import stored_data
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of, listed
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -59,7 +59,7 @@ def verify(
                 "data verify got --decode and --repair, which are mutually exclusive: use one of them"
             )
         raise typer.Exit(1 if _decode(dataset, output_dir, as_json=as_json) else 0)
-    with stored_data(output_dir, dataset or "datasets", progress=True) as store:
+    with stored_objects(output_dir, dataset or "datasets", progress=True) as store:
         commits = list(all_commits(store)) if every else [find_commit(store, dataset)]
         found = verify_commits(store, commits, progress)
         repaired: list[str] = []
@@ -85,7 +85,7 @@ def _decode(dataset: str, output_dir: Path, *, as_json: bool) -> bool:
     from llava_av.datasets.verification import all_commits
     from llava_av.processes import progress_reporter
 
-    with stored_data(output_dir, dataset or "datasets", progress=True) as store:
+    with stored_objects(output_dir, dataset or "datasets", progress=True) as store:
         commits = [find_commit(store, dataset)] if dataset else list(all_commits(store))
         found = decode_pending(store, commits, progress_reporter("data", "files decoded"))
     if as_json:
@@ -135,7 +135,7 @@ def gc(
 
     age = datetime.timedelta(days=older_than_days)
     work = delete_garbage if delete else find_garbage
-    with stored_data(output_dir, "datasets") as store:
+    with stored_objects(output_dir, "datasets") as store:
         found = work(store, keep_commits=keep_commits, safety_age=age)
     if as_json:
         print_json({"deleted": delete, **found.to_json()})

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli.data_options import DatasetArgument, PatternOption, SampleOption, SplitOption, stored_data
+from llava_av.cli.data_options import DatasetArgument, PatternOption, SampleOption, SplitOption
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -33,7 +34,7 @@ def ls(
     from llava_av.datasets.contents import Selection, read_contents, select
 
     selection = Selection(split=split, pattern=pattern)
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
         contents = select(read_contents(store, commit), selection, commit.title)
     rows = _file_rows(contents, selection) if files else _sample_rows(contents)
@@ -83,7 +84,7 @@ def tag(
         raise UserError(
             f"--delete requires a tag as NAME@TAG and nothing else, not {dataset} {name}".rstrip()
         )
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         if delete:
             delete_tag(store, owner, own_tag)
         elif name:
@@ -126,7 +127,7 @@ def checkout(
 
     progress = progress_reporter("data", "files downloaded")
     selection = Selection(split=split, pattern=pattern, samples=frozenset(sample or ()))
-    with stored_data(output_dir, dataset, progress=True) as store:
+    with stored_objects(output_dir, dataset, progress=True) as store:
         commit = find_commit(store, dataset)
         found = extract(store, commit, folder, selection, force=force, progress=progress)
     if as_json:

@@ -10,10 +10,10 @@ from llava_av.cli.data_options import (
     MessageOption,
     PatternOption,
     SplitOption,
-    stored_data,
 )
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
@@ -51,7 +51,7 @@ def merge(
     """Commit the union of several commits, without downloading their media."""
     from llava_av.workflows.derive_commits import merge_commits
 
-    with stored_data(output_dir, " ".join(datasets)) as store:
+    with stored_objects(output_dir, " ".join(datasets)) as store:
         derived = merge_commits(
             store,
             datasets,
@@ -102,7 +102,7 @@ def filter_(
         min_duration_s=min_duration,
         max_duration_s=max_duration,
     )
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         derived = filter_commit(store, dataset, into, conditions, message=message, author=author)
     _print(derived, as_json=as_json)
 

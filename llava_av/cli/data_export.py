@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from llava_av.cli.data_options import DatasetArgument, PatternOption, SplitOption, stored_data
+from llava_av.cli.data_options import DatasetArgument, PatternOption, SplitOption
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
@@ -35,7 +36,7 @@ def export(
     from llava_av.processes import report_progress
 
     selection = Selection(split=split, pattern=pattern)
-    with stored_data(output_dir, dataset, progress=True) as store:
+    with stored_objects(output_dir, dataset, progress=True) as store:
         commit = find_commit(store, dataset)
         found = export_commit(
             store,

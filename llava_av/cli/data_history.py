@@ -15,10 +15,10 @@ from llava_av.cli.data_options import (
     MaxBadShare,
     Rehash,
     pending_text,
-    stored_data,
 )
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
@@ -39,7 +39,7 @@ def log(dataset: DatasetArgument, as_json: AsJson = False, output_dir: OutputDir
     from llava_av.datasets.history import read_log
     from llava_av.datasets.tags import list_tags
 
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         newest = find_commit(store, dataset)
         entries = list(read_log(store, newest))
         tags = list_tags(store, newest.name)
@@ -99,7 +99,7 @@ def diff(
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.comparison import compare_contents, compared_commit
 
-    with stored_data(output_dir, before) as store:
+    with stored_objects(output_dir, before) as store:
         first, second = find_commit(store, before), find_commit(store, after)
         changes = compare_contents(compared_commit(store, first), compared_commit(store, second))
     names = {"from": f"{first.name}@{first.id}", "to": f"{second.name}@{second.id}"}
@@ -128,7 +128,7 @@ def status(
     from llava_av.workflows.folder_content import ChosenShares
 
     shares = ChosenShares(held_out_share=held_out_share, max_bad_share=max_bad_share)
-    with stored_data(output_dir, str(folder), progress=True) as store:
+    with stored_objects(output_dir, str(folder), progress=True) as store:
         store.ensure_bucket()
         found = folder_status(
             store,

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from llava_av.cli.data_options import stored_data
 from llava_av.cli.display import print_json, print_rows
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def list_datasets(as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDE
     from llava_av.datasets.commit_names import dataset_names
     from llava_av.datasets.commits import find_commit
 
-    with stored_data(output_dir, "datasets") as store:
+    with stored_objects(output_dir, "datasets") as store:
         found = [_described(store, find_commit(store, name)) for name in dataset_names(store)]
     if as_json:
         print_json(found)

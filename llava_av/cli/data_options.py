@@ -1,16 +1,11 @@
-"""Arguments and the store that the commands of `llava-av data` share."""
+"""Arguments and options that the commands of `llava-av data` share."""
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from llava_av.plurals import count_of
-
-if TYPE_CHECKING:
-    from llava_av.storage import ObjectStore
 
 __all__ = [
     "AllowSharedMedia",
@@ -25,7 +20,6 @@ __all__ = [
     "SampleOption",
     "SplitOption",
     "pending_text",
-    "stored_data",
 ]
 
 DatasetArgument = Annotated[
@@ -65,23 +59,6 @@ PatternOption = Annotated[
 SampleOption = Annotated[
     list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
 ]
-
-
-@contextlib.contextmanager
-def stored_data(output_dir: Path, wanted: str, *, progress: bool = False) -> Iterator["ObjectStore"]:
-    """Start or join the S3 server of an output folder that has state, and yield the store.
-
-    Args:
-        output_dir: Folder of state, logs and results.
-        wanted: The object that the command looks for, for the message if the folder has no state.
-        progress: True to show progress on standard error.
-    """
-    from llava_av.cli.display import console_progress
-    from llava_av.cli.session import stored_objects
-
-    shown = console_progress if progress else contextlib.nullcontext
-    with stored_objects(output_dir, wanted) as store, shown():
-        yield store
 
 
 def pending_text(pending: int, name: str) -> Iterator[str]:

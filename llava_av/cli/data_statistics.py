@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import DatasetArgument, pending_text, stored_data
+from llava_av.cli.data_options import DatasetArgument, pending_text
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir, chosen_recipe
+from llava_av.cli.session import stored_objects
 from llava_av.errors import printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
@@ -37,7 +38,7 @@ def stats(
 
     tokens = None
     chosen = chosen_recipe(recipe) if recipe else None
-    with stored_data(output_dir, dataset) as store:
+    with stored_objects(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
         name = commit.title
         pending = pending_files(store, commit).digests

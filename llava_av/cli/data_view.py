@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import PatternOption, SampleOption, SplitOption, stored_data
+from llava_av.cli.data_options import PatternOption, SampleOption, SplitOption
 from llava_av.cli.display import print_json
 from llava_av.cli.options import AsJson, OutputDir
+from llava_av.cli.session import stored_objects
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
@@ -67,7 +68,7 @@ def _write_page(
     # The name of a dataset has no slash.
     if "/" not in dataset:
         page = output or output_dir / f"data-{dataset.partition('@')[0]}.html"
-        with stored_data(output_dir, dataset, progress=True) as store:
+        with stored_objects(output_dir, dataset, progress=True) as store:
             return view_commit(store, dataset, page, selection, limits)
     folder = Path(dataset)
     page = output or output_dir / f"data-{folder.resolve().name}.html"

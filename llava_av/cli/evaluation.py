@@ -99,7 +99,7 @@ def check(
 
 
 @app.command()
-def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> None:
+def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")], as_json: AsJson = False) -> None:
     """Create a template for your own task: task.yaml and questions.jsonl."""
     if folder.exists():
         raise UserError(f"{folder} already exists: name a new folder")
@@ -107,7 +107,11 @@ def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> No
     (folder / "task.yaml").write_text(_TASK.format(folder=folder), encoding="utf-8")
     lines = "".join(json.dumps(question) + "\n" for question in _QUESTIONS)
     (folder / "questions.jsonl").write_text(lines, encoding="utf-8")
-    print(f"{folder}/task.yaml\n{folder}/questions.jsonl")
+    files = [f"{folder}/task.yaml", f"{folder}/questions.jsonl"]
+    if as_json:
+        print_json(files)
+    else:
+        print(*files, sep="\n")
 
 
 @app.command()

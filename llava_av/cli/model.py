@@ -42,6 +42,7 @@ def import_(
     audio_stack: _Stack = 4,
     settings: _Settings = None,
     seed: _Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Import a LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision model."""
     _quiet()
@@ -53,9 +54,14 @@ def import_(
         config = import_model(
             source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed
         )
-    vision, language = config.vision_config.model_type, config.text_config.model_type
-    audio_part = f", audio {config.audio_config.model_type}" if audio is not None else ""
-    print(f"{target}: vision {vision}{audio_part}, language {language}")
+    parts = {"vision": config.vision_config.model_type}
+    if audio is not None:
+        parts["audio"] = config.audio_config.model_type
+    parts["language"] = config.text_config.model_type
+    if as_json:
+        print_json({"folder": str(target), **parts})
+    else:
+        print(f"{target}: {', '.join(f'{part} {kind}' for part, kind in parts.items())}")
 
 
 @app.command()
@@ -76,6 +82,7 @@ def compose(
     ] = None,
     settings: _Settings = None,
     seed: _Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compose a model from separate pretrained parts; only its connectors are untrained."""
     _quiet()
@@ -93,8 +100,12 @@ def compose(
             changes=parsed_overrides(settings, "--set"),
             seed=seed,
         )
-    parts = [str(part) for part in (language, vision, audio) if part is not None]
-    print(f"{target}: composed of {', '.join(parts)}")
+    given = {"language": language, "vision": vision, "audio": audio}
+    parts = {name: str(part) for name, part in given.items() if part is not None}
+    if as_json:
+        print_json({"folder": str(target), **parts})
+    else:
+        print(f"{target}: composed of {', '.join(parts.values())}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ __all__ = [
     "AllowIncompleteRecord",
     "AsJson",
     "DatasetNameOption",
+    "DeviceOption",
+    "DtypeOption",
     "EngineName",
     "ExperimentName",
     "LauncherName",
@@ -50,6 +52,13 @@ OutputDir = Annotated[
 RecipeArgument = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
 DatasetNameOption = Annotated[
     str, typer.Option("--dataset-name", help="Name of the dataset (default: the folder's name).")
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
+]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option("--dtype", help="Type of the weights; auto: that of the training."),
 ]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", help="Seed of weights and order (default: the recipe's).")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llava_av.cli.display import print_json
+from llava_av.cli.options import AsJson
 from llava_av.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def compile_file(
             help="Write Pipeline and PipelineVersion objects for kubectl instead.",
         ),
     ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Write the pipeline for a cluster as YAML."""
     from llava_av.launch import DEFAULT_CREDENTIALS_SECRET, DEFAULT_SERVICES_CONFIG_MAP, is_pinned
@@ -94,7 +97,10 @@ def compile_file(
             compile_pipeline(file, settings)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
-    print(file)
+    if as_json:
+        print_json({"file": str(file)})
+    else:
+        print(file)
 
 
 @app.command()
@@ -106,15 +112,23 @@ def run(
     group: Group = "llava-av",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
     kfp_namespace: KfpNamespace = "",
+    as_json: AsJson = False,
 ) -> None:
     """Run the pipeline on a backend; exit with 1 if the run fails. Ctrl-C does not stop the run."""
     parameters = _parameters(package, param)
     backend = _backend(endpoint, kfp_namespace)
     uploaded = backend.upload(package)
     started = backend.start(uploaded, parameters, group=group, name=name or _name(parameters))
-    print(f"run {started} of version {uploaded.version}: {backend.page(started)}", flush=True)
-    if not wait:
-        return
+    page = backend.page(started)
+    if as_json:
+        print_json({"run": started, "version": uploaded.version, "page": page})
+    else:
+        print(f"run {started} of version {uploaded.version}: {page}", flush=True)
+    if wait:
+        _follow(backend, started)
+
+
+def _follow(backend: "Backend", started: str) -> None:
     try:
         ended = backend.follow(started, _LOG.info)
     except KeyboardInterrupt:
@@ -125,7 +139,7 @@ def run(
         raise UserError(
             f"the run ended as {ended.state.lower()}: {why} (see the summary of its cleanup step)"
         )
-    print("the run succeeded")
+    _LOG.info("the run succeeded")
 
 
 @app.command()
@@ -142,13 +156,17 @@ def schedule(
     name: Name = "",
     group: Group = "llava-av",
     kfp_namespace: KfpNamespace = "",
+    as_json: AsJson = False,
 ) -> None:
     """Schedule the pipeline on a backend, one run at a time; replace the schedule of the same name."""
     parameters = _parameters(package, param)
     backend = _backend(endpoint, kfp_namespace)
     title = name or _name(parameters)
     made = backend.schedule(backend.upload(package), parameters, group=group, name=title, cron=cron)
-    print(f"recurring run {made}")
+    if as_json:
+        print_json({"recurring_run": made})
+    else:
+        print(f"recurring run {made}")
 
 
 @app.command("reap", hidden=True)
@@ -157,6 +175,7 @@ def delete_orphans(
     endpoint: Endpoint,
     namespace: Annotated[str, typer.Option(help="Namespace of the jobs.")] = "llava-av",
     kfp_namespace: KfpNamespace = "",
+    as_json: AsJson = False,
 ) -> None:
     """Delete orphaned jobs, whose pipeline run has ended, and print their names.
 
@@ -164,7 +183,11 @@ def delete_orphans(
     share a job namespace, and after you restore the backend's database from a backup, this command deletes
     the jobs of all later runs.
     """
-    for name in _backend(endpoint, kfp_namespace).delete_orphaned_jobs(namespace):
+    names = _backend(endpoint, kfp_namespace).delete_orphaned_jobs(namespace)
+    if as_json:
+        print_json(names)
+        return
+    for name in names:
         print(name)
 
 

@@ -73,8 +73,10 @@ def lineage(
     raise typer.Exit(0 if history.verified else 1)
 
 
-def model_card(version: VersionArgument, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Print the model card of a version."""
+def model_card(
+    version: VersionArgument, output_dir: OutputDir = DEFAULT_FOLDER, as_json: AsJson = False
+) -> None:
+    """Print the model card of a version, which is Markdown."""
     from llava_av.cli.session import require_state, session
     from llava_av.storage import ObjectStore
     from llava_av.workflows.model_card import read_model_card
@@ -83,7 +85,10 @@ def model_card(version: VersionArgument, output_dir: OutputDir = DEFAULT_FOLDER)
     require_state(output_dir, version)
     with session(output_dir):
         card = read_model_card(ObjectStore.from_env(), version_uri(version))
-    print(card, end="")
+    if as_json:
+        print_json({"version": version, "markdown": card})
+    else:
+        print(card, end="")
 
 
 def reproduce(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.options import OutputDir, parsed_overrides
+from llava_av.cli.options import DeviceOption, DtypeOption, OutputDir, parsed_overrides
 from llava_av.errors import UserError
 from llava_av.processes import handling_signals
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
@@ -44,31 +44,46 @@ def serve(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Override a limit (docs/serving.md); may be repeated."),
     ] = None,
+    media_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Host from which media of requests are fetched (default: none): HOST or HOST:PORT for "
+            "HTTPS, http://HOST for HTTP; may be repeated.",
+        ),
+    ] = None,
     follow_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks of the alias.")] = 10.0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    shutdown_delay_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds from SIGTERM in which requests are accepted, but /readyz is 503."),
+    ] = 0.0,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Serve a trained model to applications, with the API of OpenAI's chat completions.
 
     SIGINT and SIGTERM let running requests end.
     """
-    from llava_av.serving.api_keys import read_api_keys
+    from llava_av.serving.api_keys import ApiKeys
     from llava_av.serving.http_server import LOOPBACK_HOSTS, listen
+    from llava_av.serving.media_hosts import MediaHosts
 
-    limits = _limits(limit)
-    keys = None if api_keys is None else read_api_keys(api_keys)
+    limits, hosts = _limits(limit), MediaHosts(media_host or ())
+    keys = None if api_keys is None else ApiKeys(api_keys)
     if keys is None and host not in LOOPBACK_HOSTS:
         raise UserError(f"--host {host} is open to other machines: add --api-keys FILE")
     with contextlib.closing(listen(host, port)) as listening, _workspace(model, output_dir) as workspace:
         from llava_av.serving.app import build_app
         from llava_av.serving.http_server import run_server
+        from llava_av.serving.media_fetcher import MediaFetcher
         from llava_av.serving.model_sources import ModelSource
 
-        source = ModelSource(address=model, work=workspace.work, device=device, limits=limits)
+        source = ModelSource(address=model, work=workspace.work, device=device, dtype=dtype, limits=limits)
         with _serving(source, follow_s) as current:
-            run_server(build_app(current, limits=limits, keys=keys), listening)
+            fetcher = MediaFetcher(hosts, limits)
+            app = build_app(current, limits=limits, keys=keys, fetcher=fetcher)
+            run_server(app, listening, shutdown_delay_s=shutdown_delay_s)
 
 
 def _limits(overrides: list[str] | None) -> "ServingLimits":

@@ -41,11 +41,15 @@ def up(
 
 
 @app.command()
-def down(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def down(output_dir: OutputDir = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """Stop the servers of an output folder."""
     from llava_av.services import services_down
 
-    print("stopped" if services_down(output_dir.absolute() / "state") else "none were running")
+    stopped = services_down(output_dir.absolute() / "state")
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        print("stopped" if stopped else "none were running")
 
 
 @app.command()

@@ -96,17 +96,20 @@ def session(
 
 
 @contextlib.contextmanager
-def stored_objects(output_dir: Path, wanted: str) -> Iterator["ObjectStore"]:
+def stored_objects(output_dir: Path, wanted: str, *, progress: bool = False) -> Iterator["ObjectStore"]:
     """Start or join the S3 server of an output folder that has state, and yield the store.
 
     Args:
         output_dir: Folder of state, logs and results.
         wanted: The object that the command looks for, for the message if the folder has no state.
+        progress: True to show progress on standard error.
     """
+    from llava_av.cli.display import console_progress
     from llava_av.storage import ObjectStore
 
     require_state(output_dir, wanted)
-    with session(output_dir, need_mlflow=False):
+    shown = console_progress if progress else contextlib.nullcontext
+    with session(output_dir, need_mlflow=False), shown():
         yield ObjectStore.from_env()
 
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llava_av.cli.display import print_json
 from llava_av.cli.options import (
     COMMITTED_DATASETS,
     AllowIncompleteRecord,
+    AsJson,
     ExperimentName,
     OutputDir,
     Overrides,
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["submit"]
 
-_RUN_LINE = re.compile(r"run [0-9a-f]{16}")
+_RUN = "run "
+_RUN_LINE = re.compile(rf"{_RUN}[0-9a-f]{{16}}")
 
 
 def submit(
@@ -44,6 +47,7 @@ def submit(
     show: Annotated[bool, typer.Option("--print", help="Print the manifest without submitting it.")] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
     allow_incomplete_record: AllowIncompleteRecord = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recipe on a cluster as a PyTorchJob and follow it; Ctrl-C ends the job.
 
@@ -67,7 +71,7 @@ def submit(
     options = ("--allow-incomplete-record",) if allow_incomplete_record else ()
     spec = _training(chosen, dataset, experiment, options)
     if show:
-        _print(spec, where, name)
+        _print(spec, where, name, as_json=as_json)
         return
     from llava_av.experiments.completeness import require_record
     from llava_av.launch import KubernetesLauncher
@@ -84,7 +88,11 @@ def submit(
 
     done = launcher.run(spec, on_line=keep)
     # The job opens the run; its ID is a result of this command.
-    print("\n".join([*lines[:1], f"{done.job} succeeded after {done.seconds:.0f} s"]))
+    if as_json:
+        run = lines[0].removeprefix(_RUN) if lines else None
+        print_json({"run": run, "job": done.job, "seconds": done.seconds})
+    else:
+        print("\n".join([*lines[:1], f"{done.job} succeeded after {done.seconds:.0f} s"]))
 
 
 def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, ...]) -> "JobSpec":
@@ -102,9 +110,12 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
     )
 
 
-def _print(spec: "JobSpec", profile: "JobProfile", name: str) -> None:
+def _print(spec: "JobSpec", profile: "JobProfile", name: str, *, as_json: bool) -> None:
     from llava_av.launch.kubernetes.manifest_text import manifest_yaml
     from llava_av.launch.kubernetes.pytorchjob import build_job
 
     manifest = build_job(spec, profile, name=name or None)
-    print(manifest_yaml([manifest]), end="")
+    if as_json:
+        print_json(manifest)
+    else:
+        print(manifest_yaml([manifest]), end="")

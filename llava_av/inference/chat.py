@@ -7,7 +7,7 @@ from transformers.utils import logging
 
 from llava_av.errors import UserError
 from llava_av.inference.chat_media import ChatMedia
-from llava_av.inference.devices import choose_device
+from llava_av.inference.devices import choose_device, choose_dtype
 from llava_av.inference.generation import encode_prompt, generate_replies
 from llava_av.model import load_saved_model
 
@@ -22,15 +22,17 @@ class Conversation:
         *,
         max_new_tokens: int,
         device: str = "auto",
+        dtype: str = "auto",
         base: Path | None = None,
     ) -> None:
-        """Load the model in the dtype of its files, and decode the media once.
+        """Load the model, and decode the media once.
 
         Args:
             folder: Folder of a model, as `local_model_folder` returns it.
             media: Files that the conversation is about.
             max_new_tokens: Maximum tokens of a reply.
             device: See `choose_device`.
+            dtype: See `choose_dtype`.
             base: Folder of the base model if `folder` has an adapter.
 
         Raises:
@@ -42,7 +44,7 @@ class Conversation:
         # only replies belong on the terminal, not the progress of reading weights
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._model, self._processor = load_saved_model(folder, base)
+        self._model, self._processor = load_saved_model(folder, base, dtype=choose_dtype(dtype))
         self._model.to(chosen)  # type: ignore[arg-type]
         self._media, self._max_new_tokens = media, max_new_tokens
         config = self._processor.config

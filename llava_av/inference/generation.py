@@ -10,13 +10,22 @@ from transformers import TextStreamer
 
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip
-from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.model import (
+    Encoded,
+    LlavaAvForConditionalGeneration,
+    LlavaAvProcessor,
+    UnsupportedModalityError,
+)
 
-__all__ = ["PromptError", "Replies", "encode_prompt", "generate_replies", "move_batch"]
+__all__ = ["PromptError", "PromptModalityError", "Replies", "encode_prompt", "generate_replies", "move_batch"]
 
 
 class PromptError(UserError):
     """A conversation that does not fit the model."""
+
+
+class PromptModalityError(PromptError):
+    """A conversation with media of a modality that the model does not take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +52,14 @@ def encode_prompt(
         max_new_tokens: Maximum tokens of the reply.
 
     Raises:
-        PromptError: The model does not accept the media, or the conversation is too long.
+        PromptModalityError: The model does not take media of a modality.
+        PromptError: The conversation does not fit the model for another reason, such as its length.
     """
     try:
         prompt = processor.encode(turns, clip, reply=True)
     except ValueError as error:
-        raise PromptError(f"the question does not fit the model: {error}") from None
+        kind = PromptModalityError if isinstance(error, UnsupportedModalityError) else PromptError
+        raise kind(f"the question does not fit the model: {error}") from None
     tokens = len(prompt.input_ids)
     limit = getattr(processor.config.text_config, "max_position_embeddings", None)
     if limit is not None and tokens + max_new_tokens > limit:

@@ -8,9 +8,10 @@ from llava_av.errors import UserError
 from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.registry.versions import load_version, require_untouched
 from llava_av.runs import Run
+from llava_av.runs.registration import run_of
 from llava_av.storage import ObjectStore
 
-__all__ = ["local_model_folder"]
+__all__ = ["fetched_folder", "local_model_folder"]
 
 _MODEL = "model"
 
@@ -46,10 +47,15 @@ def local_model_folder(source: str, work: Path) -> Path:
     return folder
 
 
+def fetched_folder(work: Path, digest: str) -> Path:
+    """Return the folder for the files of a checkpoint with a digest, below the folder for fetched models."""
+    return work / "models" / digest
+
+
 def _fetched(uri: str, work: Path) -> Path:
     store = ObjectStore.from_env()
     manifest = read_manifest(store, uri)
-    folder = work / "models" / manifest.digest
+    folder = fetched_folder(work, manifest.digest)
     if has_model(manifest):
         fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
     elif not (folder / _MODEL).is_dir():
@@ -62,8 +68,10 @@ def _rebuild(store: ObjectStore, uri: str, work: Path, target: Path) -> None:
     # Training is imported only where its state is needed.
     from llava_av.training.rebuilding import rebuild_model
 
-    run = Run(store=store, id=uri.rstrip("/").split("/")[-2])
+    run = run_of(None, uri)
+    if run is None:
+        raise UserError(f"{uri} has no model, and is not the checkpoint of a run: give s3://… of one")
     unfinished = target.with_name("model.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    rebuild_model(run, uri, work, unfinished)
+    rebuild_model(Run(store=store, id=run), uri, work, unfinished)
     unfinished.rename(target)

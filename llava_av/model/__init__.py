@@ -33,6 +33,7 @@ from llava_av.model.loading.saved_model import base_model, load_saved_model
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processing import Encoded, LlavaAvProcessor
+from llava_av.model.sequence.expansion import UnsupportedModalityError
 
 __all__ = [
     "IGNORE",
@@ -42,6 +43,7 @@ __all__ = [
     "LlavaAvProcessor",
     "MediaInputs",
     "MediaMismatchError",
+    "UnsupportedModalityError",
     "base_model",
     "fresh_model",
     "load_saved_model",

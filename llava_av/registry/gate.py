@@ -7,13 +7,14 @@ from pydantic import Field, field_validator
 from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
-from llava_av.named_files import FileKind, named_folders
+from llava_av.named_files import FileKind, named_folders, project_folder
 from llava_av.registry.baselines import Baseline
 from llava_av.registry.expectations import Expectation, check_all, misspelt
+from llava_av.registry.history import CHALLENGER, CHAMPION
 from llava_av.runs import Check, EvaluationResult, GateDecision, Over
 from llava_av.vocabulary import Ablation, QuestionFamily
 
-__all__ = ["Gate", "GateError", "applicable_gate", "evaluate_gate", "load_gate"]
+__all__ = ["Gate", "GateError", "applicable_gate", "challenger_gate", "evaluate_gate", "load_gate"]
 
 
 class GateError(UserError):
@@ -68,6 +69,23 @@ def applicable_gate(gate: Gate, evaluation: EvaluationResult) -> Gate:
     return gate if applies or gate.otherwise is None else load_gate(gate.otherwise)
 
 
+def challenger_gate(gate: Gate, evaluation: EvaluationResult) -> Gate:
+    """Return the gate of a challenger: the project's own, or the champion's without comparisons with it.
+
+    Args:
+        gate: Gate of the champion that applies to the evaluation.
+        evaluation: The evaluation.
+
+    Raises:
+        GateError: The project's gate is invalid.
+    """
+    own = project_folder(FileKind.GATES) / f"{CHALLENGER}.yaml"
+    if own.is_file():
+        return applicable_gate(load_gate(str(own)), evaluation)
+    alone = tuple(rule for rule in gate.rules if rule.over != CHAMPION)
+    return gate.model_copy(update={"rules": alone})
+
+
 def evaluate_gate(
     evaluation: EvaluationResult,
     expected: Sequence[Expectation],
@@ -93,7 +111,7 @@ def evaluate_gate(
         kinds = ", ".join(accuracy)
         reason = f"the gate judges {gate.family} questions, and this dataset has only {kinds} questions"
         return GateDecision(passed=None, reasons=(reason,), expected=checks)
-    has_champion = "champion" in (baselines or {})
+    has_champion = CHAMPION in (baselines or {})
     rules = tuple(
         check
         for check in check_all(gate.rules, evaluation, baselines)
@@ -108,4 +126,4 @@ def evaluate_gate(
 
 def _decides(check: Check, *, has_champion: bool) -> bool:
     """Skip a comparison with a champion that does not exist, unless this model's own number is missing."""
-    return check.over != "champion" or has_champion or bool(check.lacks)
+    return check.over != CHAMPION or has_champion or bool(check.lacks)

@@ -80,6 +80,8 @@ class AliasFollower:
         if self._ended.is_set():
             model.close()
             return
+        replaced = self._current.model
         self._current.replace(model)
+        self._source.discard(replaced)
         _LOG.info("%s answers now, digest %s", wanted, model.identity.digest)
         self._served = wanted

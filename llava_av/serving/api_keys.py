@@ -1,39 +1,62 @@
 """Bearer keys of the server."""
 
 import hmac
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 
 from llava_av.errors import UserError
 
-__all__ = ["ApiKeys", "read_api_keys"]
+__all__ = ["ApiKeys"]
 
+_LOG = logging.getLogger(__name__)
 _SHORTEST = 16
 
 
 class ApiKeys:
-    """Keys that requests may authenticate with.
+    """Keys that requests may authenticate with, from a file that is read again when it changes.
 
     Args:
-        keys: At least one key.
-    """
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = [key.encode() for key in keys]
-
-    def accepts(self, authorization: str) -> bool:
-        """Check the value of an Authorization header; each key is compared in constant time."""
-        scheme, _, given = authorization.partition(" ")
-        matches = [hmac.compare_digest(key, given.strip().encode()) for key in self._keys]
-        return scheme.lower() == "bearer" and any(matches)
-
-
-def read_api_keys(file: Path) -> ApiKeys:
-    """Read keys from a file with one key per line; empty lines and lines with # are skipped.
+        file: File with one key per line; empty lines and lines with # are skipped.
 
     Raises:
         UserError: The file cannot be read, has no key, or a key is too short or not ASCII.
     """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._state = file, _state(file)
+        self._keys = _read_keys(file)
+
+    def accepts(self, authorization: str) -> bool:
+        """Check the value of an Authorization header; each key is compared in constant time."""
+        self._update()
+        scheme, _, given = authorization.partition(" ")
+        matches = [hmac.compare_digest(key, given.strip().encode()) for key in self._keys]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _update(self) -> None:
+        """Read the file if it is another one; keep the keys if it cannot be used."""
+        state = _state(self._file)
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            self._keys = _read_keys(self._file)
+        except UserError as error:
+            _LOG.error("%s; the earlier keys stay", error)
+        else:
+            _LOG.info("--api-keys %s has changed: %d keys", self._file, len(self._keys))
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """Return what changes with a file; None if it is missing."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read_keys(file: Path) -> list[bytes]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -52,4 +75,4 @@ def read_api_keys(file: Path) -> ApiKeys:
             f"--api-keys {file} has a key of {shortest} characters, must be ≥ {_SHORTEST}: create one with "
             "`openssl rand -hex 32`"
         )
-    return ApiKeys(keys)
+    return [key.encode() for key in keys]

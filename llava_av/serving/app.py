@@ -13,6 +13,7 @@ from llava_av.serving.api_keys import ApiKeys
 from llava_av.serving.chat_endpoint import ChatEndpoint
 from llava_av.serving.current_model import CurrentModel
 from llava_av.serving.limits import ServingLimits
+from llava_av.serving.media_fetcher import MediaFetcher
 from llava_av.serving.metrics import ServingMetrics
 from llava_av.serving.page import add_page
 from llava_av.serving.request_errors import RequestError, error_body, model_missing
@@ -21,18 +22,22 @@ from llava_av.serving.request_gate import RequestGate
 __all__ = ["build_app"]
 
 
-def build_app(current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | None) -> FastAPI:
+def build_app(
+    current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | None, fetcher: MediaFetcher
+) -> FastAPI:
     """Build the application.
 
     Args:
         current: Model that answers.
         limits: Limits of requests.
         keys: Accepted keys; None to answer loopback hosts without a key.
+        fetcher: Client for media that requests name by URL.
     """
     # pages of the documentation would load scripts from another server
     app = FastAPI(title="llava-av", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.is_ready = True
     metrics = ServingMetrics(current)
-    chat = ChatEndpoint(current, limits, metrics)
+    chat = ChatEndpoint(current, limits, fetcher, metrics)
     app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
     _add_models(app, current)
     _add_probes(app, current, metrics)
@@ -70,11 +75,16 @@ def _described(current: CurrentModel) -> dict[str, Any]:
 
 def _add_probes(app: FastAPI, current: CurrentModel, metrics: ServingMetrics) -> None:
     @app.get("/healthz")
-    @app.get("/readyz")
     def alive() -> Response:
         is_alive = current.model.engine.is_alive()
         status = HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"engine": "alive" if is_alive else "ended"}, status)
+
+    @app.get("/readyz")
+    def ready() -> Response:
+        if app.state.is_ready:
+            return alive()
+        return JSONResponse({"server": "ending"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.get("/metrics")
     def scraped() -> Response:

@@ -6,7 +6,7 @@ event is sent, and frees its place in the batch however the request ends.
 
 import asyncio
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from llava_av.serving.conversation import AskedConversation, read_conversation
 from llava_av.serving.current_model import CurrentModel
 from llava_av.serving.engine import Sampling
 from llava_av.serving.limits import ServingLimits
+from llava_av.serving.media_fetcher import LinkedFile, MediaFetcher
 from llava_av.serving.metrics import ServingMetrics
 from llava_av.serving.pending_reply import PendingReply
 from llava_av.serving.request_errors import RequestError, invalid, model_missing, timed_out
@@ -48,11 +49,14 @@ class ChatEndpoint:
     Args:
         current: Model that answers.
         limits: Limits of the server.
+        fetcher: Client for media that requests name by URL.
         metrics: Metrics of the server.
     """
 
-    def __init__(self, current: CurrentModel, limits: ServingLimits, metrics: ServingMetrics) -> None:
-        self._current, self._limits, self._metrics = current, limits, metrics
+    def __init__(
+        self, current: CurrentModel, limits: ServingLimits, fetcher: MediaFetcher, metrics: ServingMetrics
+    ) -> None:
+        self._current, self._limits, self._fetcher, self._metrics = current, limits, fetcher, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; a client that leaves ends it."""
@@ -113,8 +117,16 @@ class ChatEndpoint:
             raise model_missing(asked.model, model.identity.name)
         with tempfile.TemporaryDirectory(prefix="llava-av-request-") as folder:
             conversation = await asyncio.to_thread(
-                read_conversation, asked, Path(folder), self._limits, model.special_tokens, request_id
+                read_conversation,
+                asked,
+                Path(folder),
+                self._limits,
+                self._fetcher.hosts,
+                model.special_tokens,
+                request_id,
             )
+            if conversation.linked:
+                await self._fetch(conversation.linked)
             clip = await self._decoded(conversation, model)
         prompt, reply_tokens = await asyncio.to_thread(model.encode, conversation, clip, asked.reply_tokens)
         sampling = Sampling(
@@ -125,6 +137,13 @@ class ChatEndpoint:
             stop=asked.stop,
         )
         return prompt, sampling
+
+    async def _fetch(self, files: Sequence[LinkedFile]) -> None:
+        try:
+            self._metrics.fetched(len(files), await self._fetcher.fetch(files))
+        except RequestError:
+            self._metrics.fetch_failed()
+            raise
 
     async def _decoded(self, conversation: AskedConversation, model: ServedModel) -> Clip:
         if conversation.media is None:

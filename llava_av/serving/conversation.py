@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
+
 from llava_av.datasets.loading import LocatedSample
 from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.serving.chat_request import (
@@ -24,6 +26,8 @@ from llava_av.serving.chat_request import (
     VideoUrlPart,
 )
 from llava_av.serving.limits import ServingLimits
+from llava_av.serving.media_fetcher import LinkedFile
+from llava_av.serving.media_hosts import HostRefusedError, MediaHosts
 from llava_av.serving.media_limits import media_sample
 from llava_av.serving.request_errors import invalid
 
@@ -41,19 +45,23 @@ class AskedConversation:
     """Speaker (`system`, `human` or `gpt`) and text with a tag for each medium."""
     media: LocatedSample | None
     """Files of the media in the order of their tags; None without media."""
+    linked: tuple[LinkedFile, ...] = ()
+    """Those of the files that are to be fetched."""
 
 
 @dataclass
 class _Files:
-    """Files that are written while the messages are read."""
+    """Files that are written while the messages are read, or fetched later."""
 
     folder: Path
     limits: ServingLimits
+    hosts: MediaHosts
     names: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in MEDIA_TAGS})
     paths: dict[str, Path] = field(default_factory=dict)
+    linked: list[LinkedFile] = field(default_factory=list)
 
-    def add(self, modality: str, name: str, content: str) -> str:
-        """Write a medium; return its tag."""
+    def add(self, modality: str, name: str, source: str, *, is_url: bool) -> str:
+        """Write a medium, or note its URL; return its tag."""
         if len(self.paths) == self.limits.media:
             raise invalid(
                 f"{name}: a request may have {self.limits.media} media files: send fewer",
@@ -61,21 +69,42 @@ class _Files:
                 param="messages",
             )
         path = self.folder / str(len(self.paths))
-        path.write_bytes(_decoded(content, name, self.limits.media_bytes))
+        content = _of_data_url(source) if is_url else source
+        if content is None:
+            self.linked.append(LinkedFile(where=name, url=self._accepted(source, name), path=path))
+        else:
+            path.write_bytes(_decoded(content, name, self.limits.media_bytes))
         self.names[modality].append(name)
         self.paths[name] = path
         return MEDIA_TAGS[modality]
 
+    def _accepted(self, url: str, name: str) -> httpx2.URL:
+        try:
+            return self.hosts.accepted(url)
+        except HostRefusedError:
+            fetched = ", or a URL of a host that this server fetches from" if self.hosts else ""
+            raise invalid(
+                f"{name}: the URL {url[:64]!r} must be data:TYPE;base64,CONTENT{fetched}: send the file",
+                code="unsupported_url",
+                param="messages",
+            ) from None
+
 
 def read_conversation(
-    request: ChatRequest, folder: Path, limits: ServingLimits, special_tokens: Iterable[str], request_id: str
+    request: ChatRequest,
+    folder: Path,
+    limits: ServingLimits,
+    hosts: MediaHosts,
+    special_tokens: Iterable[str],
+    request_id: str,
 ) -> AskedConversation:
-    """Read the messages of a request, and write their media to files.
+    """Read the messages of a request, and write the media that it contains to files.
 
     Args:
         request: The request.
         folder: Folder for the files.
         limits: Limits of the server.
+        hosts: Hosts of further media.
         special_tokens: Tokens that must not occur in text.
         request_id: Name of the request in messages.
 
@@ -97,13 +126,15 @@ def read_conversation(
         )
     if request.messages[-1].role != "user":
         raise invalid("messages: the last message must be from user", param="messages")
-    files, reserved = _Files(folder, limits), (*MEDIA_TAGS.values(), *special_tokens)
+    files, reserved = _Files(folder, limits, hosts), (*MEDIA_TAGS.values(), *special_tokens)
     turns = [
         (_SPEAKERS[message.role], _text(message, f"messages[{place}]", files, reserved))
         for place, message in enumerate(request.messages)
     ]
     media = media_sample(request_id, files.names, files.paths, use_audio=request.use_audio_in_video)
-    return AskedConversation(turns=tuple(turns), media=media if files.paths else None)
+    return AskedConversation(
+        turns=tuple(turns), media=media if files.paths else None, linked=tuple(files.linked)
+    )
 
 
 def _text(message: Message, name: str, files: _Files, reserved: Sequence[str]) -> str:
@@ -116,8 +147,9 @@ def _text(message: Message, name: str, files: _Files, reserved: Sequence[str]) -
         elif message.role != "user":
             raise invalid(f"{where}: only messages of user may have media", param="messages")
         else:
-            modality, content = _medium(part, where)
-            pieces.append(files.add(modality, where, content))
+            modality, source = _medium(part)
+            is_url = not isinstance(part, InputAudioPart)
+            pieces.append(files.add(modality, where, source, is_url=is_url))
     return "\n".join(pieces)
 
 
@@ -133,29 +165,24 @@ def _plain(text: str, where: str, reserved: Sequence[str]) -> str:
     return text
 
 
-def _medium(part: ContentPart, where: str) -> tuple[str, str]:
-    """Return the modality of a part, and its content in Base64."""
+def _medium(part: ContentPart) -> tuple[str, str]:
+    """Return the modality of a part, and its URL or its content in Base64."""
     match part:
         case ImageUrlPart():
-            return "image", _of_url(part.image_url.url, where)
+            return "image", part.image_url.url
         case VideoUrlPart():
-            return "video", _of_url(part.video_url.url, where)
+            return "video", part.video_url.url
         case AudioUrlPart():
-            return "audio", _of_url(part.audio_url.url, where)
+            return "audio", part.audio_url.url
         case InputAudioPart():
             return "audio", part.input_audio.data
     raise AssertionError("text has no medium")
 
 
-def _of_url(url: str, where: str) -> str:
+def _of_data_url(url: str) -> str | None:
+    """Return the content of a `data:` URL in Base64; None if it is another URL."""
     match = _DATA_URL.match(url[:256])
-    if match is None:
-        raise invalid(
-            f"{where}: the URL {url[:64]!r} must be data:TYPE;base64,CONTENT: send the file itself",
-            code="unsupported_url",
-            param="messages",
-        )
-    return url[match.end() :]
+    return None if match is None else url[match.end() :]
 
 
 def _decoded(content: str, where: str, most: int) -> bytes:

@@ -6,7 +6,20 @@ from typing import Literal, Protocol
 
 from llava_av.model import Encoded
 
-__all__ = ["Deliver", "ReplyEnd", "ReplyEngine", "ReplyEvent", "ReplyFailure", "ReplyPiece", "Sampling"]
+__all__ = [
+    "Deliver",
+    "EngineEndedError",
+    "ReplyEnd",
+    "ReplyEngine",
+    "ReplyEvent",
+    "ReplyFailure",
+    "ReplyPiece",
+    "Sampling",
+]
+
+
+class EngineEndedError(Exception):
+    """An engine that is closed or has failed, and generates nothing any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,10 @@ class ReplyEngine(Protocol):
         """Queue a prompt; return the number that `cancel` takes.
 
         `deliver` receives pieces, then a `ReplyEnd` or `ReplyFailure`; after `cancel`, possibly nothing more.
+        If the engine ends for any reason, each request gets a `ReplyFailure` at once.
+
+        Raises:
+            EngineEndedError: The engine has ended.
         """
 
     def cancel(self, request: int) -> None:

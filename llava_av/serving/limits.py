@@ -38,6 +38,8 @@ class ServingLimits(FrozenModel):
     """Maximum pixels of an image or of a video's frame, by its headers."""
     media_frames: int = Field(default=36_000, ge=1)
     """Maximum frames of one video, by its headers."""
+    fetch_s: float = Field(default=30.0, gt=0)
+    """Seconds within which the media that a request names by URL must be fetched."""
     decode_s: float = Field(default=30.0, gt=0)
     """Seconds within which the media of a request must decode."""
     decode_bytes: int = Field(default=4 * 2**30, ge=2**28)

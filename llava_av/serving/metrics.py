@@ -30,6 +30,8 @@ class ServingMetrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts")
         self._tokens = self._counter("generated_tokens", "Tokens of replies")
         self._media = self._counter("media_seconds", "Seconds of media that requests sent", "modality")
+        self._fetches = self._counter("fetches", "Media files that requests named by URL", "result")
+        self._fetched_bytes = self._counter("fetched_bytes", "Bytes of these files")
         self._first = self._histogram(
             "time_to_first_token_seconds", "Time from a request to the first text of its reply", _SECONDS
         )
@@ -54,6 +56,15 @@ class ServingMetrics:
         times_s = [video.frame_times_s for video in clip.videos if video.frame_times_s]
         self._media.labels("audio").inc(sum(map(len, audios)) / sample_rate_hz)
         self._media.labels("video").inc(sum(times[0] + times[-1] for times in times_s))
+
+    def fetched(self, files: int, size: int) -> None:
+        """Count the files of a request that were fetched, and their bytes."""
+        self._fetches.labels("ok").inc(files)
+        self._fetched_bytes.inc(size)
+
+    def fetch_failed(self) -> None:
+        """Count a file that could not be fetched."""
+        self._fetches.labels("failed").inc()
 
     def first_text(self, seconds: float) -> None:
         """Record the time from a request to the first text of its reply."""

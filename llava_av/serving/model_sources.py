@@ -1,12 +1,12 @@
 """Lookup of the model to serve: which version an address means now, and its verified files."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.checkpoints import fetch_adapter_base, read_manifest
-from llava_av.checkpoints.base_model import base_digest
+from llava_av.checkpoints import fetch_adapter_base, folder_digest, read_manifest
 from llava_av.errors import UserError
-from llava_av.inference.model_source import local_model_folder
+from llava_av.inference.model_source import fetched_folder, local_model_folder
 from llava_av.registry.history import AliasHistory, holder_of
 from llava_av.registry.versions import load_version
 from llava_av.serving.limits import ServingLimits
@@ -27,6 +27,7 @@ class ModelSource:
     work: Path
     """Folder for fetched models."""
     device: str
+    dtype: str
     limits: ServingLimits
 
     @property
@@ -62,9 +63,14 @@ class ModelSource:
         """
         folder = local_model_folder(address, self.work)
         base = fetch_adapter_base(folder, self.work)
+        identity = _identity(address, folder)
         return load_served_model(
-            folder, base, _identity(address, folder), device=self.device, limits=self.limits
+            folder, base, identity, device=self.device, dtype=self.dtype, limits=self.limits
         )
+
+    def discard(self, model: ServedModel) -> None:
+        """Delete the fetched files of a version that was replaced; a loaded model does not need them."""
+        shutil.rmtree(fetched_folder(self.work, model.identity.digest), ignore_errors=True)
 
 
 def _identity(address: str, folder: Path) -> ModelIdentity:
@@ -74,4 +80,4 @@ def _identity(address: str, folder: Path) -> ModelIdentity:
     if address.startswith("s3://"):
         digest = read_manifest(ObjectStore.from_env(), address).digest
         return ModelIdentity(name="-".join(address.rstrip("/").split("/")[-2:]), version=None, digest=digest)
-    return ModelIdentity(name=Path(address).resolve().name, version=None, digest=base_digest(str(folder)))
+    return ModelIdentity(name=Path(address).resolve().name, version=None, digest=folder_digest(folder))

@@ -3,12 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from http import HTTPStatus
 
 from llava_av.model import Encoded
-from llava_av.serving.engine import ReplyEnd, ReplyEngine, ReplyEvent, ReplyFailure, ReplyPiece, Sampling
+from llava_av.serving.engine import (
+    EngineEndedError,
+    ReplyEnd,
+    ReplyEngine,
+    ReplyEvent,
+    ReplyFailure,
+    ReplyPiece,
+    Sampling,
+)
 from llava_av.serving.metrics import ServingMetrics
-from llava_av.serving.request_errors import RequestError, timed_out
+from llava_av.serving.request_errors import engine_failed, timed_out
 
 __all__ = ["PendingReply"]
 
@@ -23,6 +30,9 @@ class PendingReply:
         received_s: Time at which the request arrived, of the event loop's clock.
         limit_s: Seconds from `received_s` within which the reply must end.
         metrics: Metrics of the server.
+
+    Raises:
+        RequestError: The engine has ended.
     """
 
     def __init__(
@@ -40,7 +50,10 @@ class PendingReply:
         self._events: asyncio.Queue[ReplyEvent] = asyncio.Queue()
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._begun_s = self._loop.time()
-        self._number = engine.submit(prompt, sampling, self._deliver)
+        try:
+            self._number = engine.submit(prompt, sampling, self._deliver)
+        except EngineEndedError:
+            raise engine_failed() from None
 
     def _deliver(self, event: ReplyEvent) -> None:
         # the loop may be closed: nobody waits for the event then
@@ -61,11 +74,7 @@ class PendingReply:
         while True:
             event = await self._next()
             if isinstance(event, ReplyFailure):
-                raise RequestError(
-                    HTTPStatus.INTERNAL_SERVER_ERROR,
-                    "the model failed to answer; the server's log has the cause: try again",
-                    code="engine_failed",
-                )
+                raise engine_failed()
             now_s = self._loop.time()
             if is_first:
                 self._metrics.first_text(now_s - self._received_s)

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from llava_av.errors import UserError
 
-__all__ = ["RequestError", "error_body", "invalid", "model_missing", "timed_out"]
+__all__ = ["RequestError", "engine_failed", "error_body", "invalid", "model_missing", "timed_out"]
 
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -55,6 +55,15 @@ def model_missing(name: str, served: str) -> RequestError:
         f"model {name!r} does not exist: this server has {served}",
         code="model_not_found",
         param="model",
+    )
+
+
+def engine_failed() -> RequestError:
+    """Return the error of a request that the engine could not answer."""
+    return RequestError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "the model failed to answer; the server's log has the cause: try again",
+        code="engine_failed",
     )
 
 

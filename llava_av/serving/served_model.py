@@ -9,8 +9,8 @@ from urllib.parse import quote
 from transformers.utils import logging
 
 from llava_av.datasets.loading import LocatedSample
-from llava_av.inference.devices import choose_device
-from llava_av.inference.generation import PromptError, encode_prompt
+from llava_av.inference.devices import choose_device, choose_dtype
+from llava_av.inference.generation import PromptError, PromptModalityError, encode_prompt
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.serving.conversation import AskedConversation
@@ -88,7 +88,9 @@ class ServedModel:
         try:
             prompt = encode_prompt(self._processor, asked.turns, clip, max_new_tokens=reply_tokens or 1)
         except PromptError as error:
-            raise invalid(str(error), code="context_length_exceeded", param="messages") from None
+            is_modality = isinstance(error, PromptModalityError)
+            code = "unsupported_modality" if is_modality else "context_length_exceeded"
+            raise invalid(str(error), code=code, param="messages") from None
         room = self.engine.context - len(prompt.input_ids)
         if room < (reply_tokens or 1):
             raise invalid(
@@ -106,7 +108,13 @@ class ServedModel:
 
 
 def load_served_model(
-    folder: Path, base: Path | None, identity: ModelIdentity, *, device: str, limits: ServingLimits
+    folder: Path,
+    base: Path | None,
+    identity: ModelIdentity,
+    *,
+    device: str,
+    dtype: str,
+    limits: ServingLimits,
 ) -> ServedModel:
     """Load a model and start its engine.
 
@@ -115,6 +123,7 @@ def load_served_model(
         base: Folder of the base model if `folder` has an adapter.
         identity: Name, version and digest.
         device: See `choose_device`.
+        dtype: See `choose_dtype`.
         limits: Limits of the server.
 
     Raises:
@@ -124,7 +133,7 @@ def load_served_model(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model: LlavaAvForConditionalGeneration
-    model, processor = load_saved_model(folder, base)
+    model, processor = load_saved_model(folder, base, dtype=choose_dtype(dtype))
     model.to(chosen)  # type: ignore[arg-type]
     engine = SlotEngine(model, processor, slots=limits.batch, context=limits.context)
     return ServedModel(identity, processor, engine, limits)

@@ -5,6 +5,7 @@ at its own position, and a mask hides what lies behind it. The batch has no gaps
 row moves to its slot.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from llava_av.errors import UserError
 
-__all__ = ["SlotCache", "require_slots"]
+__all__ = ["SlotCache", "require_slots", "token_bytes"]
 
 _ONLY_LAYER = "full_attention"
 
@@ -31,6 +32,20 @@ def require_slots(text_config: Any) -> None:
             f"this model has layers of type {', '.join(others)}; `serve` supports {_ONLY_LAYER} only: ask it "
             "with `llava-av chat`"
         )
+
+
+def token_bytes(first: DynamicCache) -> int:
+    """Return the bytes of keys and values of one token in all layers; `first` has those of one token."""
+    return sum(keys.nbytes + values.nbytes for keys, values in _layers(first))
+
+
+def _layers(prompt: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield keys and values of each layer."""
+    for layer in prompt.layers:
+        assert isinstance(layer, DynamicLayer), "all layers have full attention"
+        assert layer.keys is not None
+        assert layer.values is not None
+        yield layer.keys, layer.values
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -56,8 +71,6 @@ class _SlotLayer(CacheLayerMixin):
 
     def store(self, row: int, keys: Tensor, values: Tensor) -> None:
         """Copy the keys and values of a prompt into a slot."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
         for slots, given in ((self.keys, keys), (self.values, values)):
             assert slots is not None
             slots[row, :, : given.shape[2]] = given[0]
@@ -104,24 +117,28 @@ class SlotCache(Cache):
     """Keys and values of all layers.
 
     Args:
-        layers: Number of layers.
+        first: Keys and values of one token, which have the types and shapes of all others.
         slots: Maximum rows of the batch.
         length: Maximum tokens of a row.
+
+    Raises:
+        RuntimeError: There is not enough memory.
     """
 
-    def __init__(self, layers: int, slots: int, length: int) -> None:
-        self._of_layer = [_SlotLayer(slots, length) for _ in range(layers)]
+    def __init__(self, first: DynamicCache, slots: int, length: int) -> None:
+        self._of_layer = []
+        for keys, values in _layers(first):
+            layer = _SlotLayer(slots, length)
+            layer.lazy_initialization(keys, values)
+            self._of_layer.append(layer)
         super().__init__(layers=self._of_layer)  # type: ignore[arg-type]
         self.lengths: list[int] = []
         """Tokens of each row."""
 
     def append(self, prompt: DynamicCache) -> None:
         """Add a row with the keys and values of a prompt."""
-        for layer, read in zip(self._of_layer, prompt.layers, strict=True):
-            assert isinstance(read, DynamicLayer), "all layers have full attention"
-            assert read.keys is not None
-            assert read.values is not None
-            layer.store(len(self.lengths), read.keys, read.values)
+        for layer, (keys, values) in zip(self._of_layer, _layers(prompt), strict=True):
+            layer.store(len(self.lengths), keys, values)
         self.lengths.append(int(prompt.get_seq_length()))
 
     def clear(self, row: int) -> None:

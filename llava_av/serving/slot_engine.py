@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from llava_av.errors import UserError
+from llava_av.inference.devices import require_working
 from llava_av.inference.generation import move_batch
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, MediaInputs
-from llava_av.serving.engine import Deliver, ReplyEnd, ReplyFailure, ReplyPiece, Sampling
+from llava_av.serving.engine import (
+    Deliver,
+    EngineEndedError,
+    ReplyEnd,
+    ReplyFailure,
+    ReplyPiece,
+    Sampling,
+)
 from llava_av.serving.reply_text import ReplyText
-from llava_av.serving.slot_cache import SlotCache, require_slots
+from llava_av.serving.slot_cache import SlotCache, require_slots, token_bytes
 from llava_av.serving.token_choice import TokenChoice, end_tokens
 
 __all__ = ["SlotEngine"]
@@ -46,6 +55,9 @@ class SlotEngine:
         processor: Processor of the model.
         slots: Maximum requests in the batch.
         context: Maximum tokens of a prompt and its reply; the model's own limit if that is lower.
+
+    Raises:
+        UserError: The engine does not support the model, or the memory for keys and values is not there.
     """
 
     def __init__(
@@ -61,7 +73,7 @@ class SlotEngine:
         self.context = min(context, getattr(text_config, "max_position_embeddings", None) or context)
         self._model, self._processor, self._slots = model, processor, slots
         self._ends = end_tokens(model.generation_config)
-        self._cache = SlotCache(text_config.num_hidden_layers, slots, self.context)
+        self._cache = self._allocated()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._waiting: deque[_Request] = deque()
@@ -75,22 +87,23 @@ class SlotEngine:
         """Queue a prompt; see `ReplyEngine.submit`.
 
         Raises:
-            ValueError: Prompt and reply exceed `context`, or the engine is closed.
+            ValueError: Prompt and reply exceed `context`.
+            EngineEndedError: The engine has ended.
         """
         needed = len(prompt.input_ids) + sampling.max_tokens
         if needed > self.context:
             raise ValueError(f"prompt and reply need {needed} tokens, must be ≤ context={self.context}")
-        request = _Request(
-            number=next(self._numbers),
-            prompt=prompt,
-            sampling=sampling,
-            deliver=deliver,
-            choice=TokenChoice(sampling, self._model.generation_config, self._model.device),
-            text=ReplyText(self._processor.tokenizer, sampling.stop),
-        )
         with self._changed:
             if self._closed:
-                raise ValueError("the engine is closed")
+                raise EngineEndedError("the engine is closed or has failed")
+            request = _Request(
+                number=next(self._numbers),
+                prompt=prompt,
+                sampling=sampling,
+                deliver=deliver,
+                choice=TokenChoice(sampling, self._model.generation_config, self._model.device),
+                text=ReplyText(self._processor.tokenizer, sampling.stop),
+            )
             self._waiting.append(request)
             self._changed.notify()
         return request.number
@@ -116,20 +129,50 @@ class SlotEngine:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        for request in (*self._rows, *self._waiting):
-            request.deliver(ReplyFailure(error=RuntimeError("the server stops")))
+
+    @torch.inference_mode()
+    def _allocated(self) -> SlotCache:
+        """Allocate the memory of all slots now, so that no request fails for it later."""
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self._model.device)
+        _, first = self._prefilled(self._model.get_input_embeddings()(token))
+        size = f"{token_bytes(first) * self._slots * self.context / 1e9:,.2f} GB"
+        needed = f"keys and values of batch={self._slots} requests of context={self.context} tokens"
+        try:
+            cache = SlotCache(first, self._slots, self.context)
+        except RuntimeError:
+            raise UserError(
+                f"{needed} need {size}, which {self._model.device} does not have: set --limit batch or "
+                "--limit context lower"
+            ) from None
+        _LOG.info("%s: %s", needed, size)
+        return cache
 
     @torch.inference_mode()
     def _run(self) -> None:
-        while self._has_work():
-            self._drop_cancelled()
-            try:
-                self._join_next()
-                if self._rows:
-                    self._step()
-            except Exception as error:
-                _LOG.exception("a decoding step failed; its %d requests end", len(self._rows))
-                self._fail_all(error)
+        try:
+            while self._has_work():
+                self._drop_cancelled()
+                try:
+                    self._join_next()
+                    if self._rows:
+                        self._step()
+                except Exception as error:
+                    _LOG.exception("a decoding step failed; its %d requests end", len(self._rows))
+                    self._fail_all(error)
+                    require_working(self._model.device)
+        except Exception:
+            _LOG.exception("the engine ends: its device has failed; start the server again")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Refuse further requests, and end all that run or wait."""
+        with self._changed:
+            self._closed = True
+            left = (*self._rows, *self._waiting)
+            self._rows, self._waiting = [], deque()
+        for request in left:
+            request.deliver(ReplyFailure(error=EngineEndedError("the engine has ended")))
 
     def _has_work(self) -> bool:
         """Wait for requests; return False when the engine is closed."""
@@ -160,13 +203,17 @@ class SlotEngine:
             with self._changed:
                 self._rows.pop()
             request.deliver(ReplyFailure(error=error))
+            require_working(self._model.device)
             return
         self._accept(logits, first=len(self._rows) - 1)
 
     def _read_prompt(self, prompt: Encoded) -> tuple[Tensor, DynamicCache]:
         batch = move_batch(self._processor.collate([prompt]), self._model.device)
         media = MediaInputs.from_arguments({name: batch.get(name) for name in MediaInputs.names()})
-        embeddings = self._model.embed(batch["input_ids"], media)
+        return self._prefilled(self._model.embed(batch["input_ids"], media))
+
+    def _prefilled(self, embeddings: Tensor) -> tuple[Tensor, DynamicCache]:
+        """Return the logits after a prompt, and its keys and values."""
         cache = DynamicCache(config=self._processor.config.text_config)
         output = self._model(
             inputs_embeds=embeddings, past_key_values=cache, use_cache=True, logits_to_keep=1

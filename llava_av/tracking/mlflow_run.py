@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from llava_av.datasets.manifest import commit_key
 from llava_av.runs import RunRequest
+from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.description import run_name, run_parameters
 
@@ -158,13 +160,14 @@ def _log_datasets(client: Any, run_id: str, request: RunRequest) -> None:
     """Log the dataset commits as inputs of the run; MLflow ignores those that it has."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    store = ObjectStore.from_env()
     inputs = [
         DatasetInput(
             Dataset(
                 name=one.name,
                 digest=one.commit[:_MAX_DIGEST],
                 source_type="s3",
-                source=json.dumps({"uri": f"datasets/{one.name}", "commit": one.commit}),
+                source=json.dumps({"uri": store.uri(commit_key(one.name, one.commit))}),
             ),
             tags=[InputTag("mlflow.data.context", "training")],
         )

@@ -109,6 +109,7 @@ class DecodePool:
         self._decode, self._limit_s = decode, limit_s
         self._lifeline = Lifeline()
         self._folder = tempfile.TemporaryDirectory(prefix="llava-av-clips-", dir=_memory_folder())
+        self._files: dict[Future[Any], Path] = {}
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_MODULE])
         self._pool = ProcessPool(
@@ -127,8 +128,14 @@ class DecodePool:
 
     def submit(self, sample: Sample | LocatedSample) -> Future[Any]:
         """Start to decode the clip of a sample, for `result`."""
-        arguments = (self._decode, sample, self._folder.name)
+        folder = Path(self._folder.name)
+        # the worker only opens the file, so that none appears after this process removed it
+        with local_files(folder):
+            descriptor, name = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+        arguments = (self._decode, sample, Path(name))
         future: Future[Any] = self._pool.schedule(_decode_to_file, args=arguments, timeout=self._limit_s)
+        self._files[future] = Path(name)
         return future
 
     def result(self, future: Future[Any], sample: Sample) -> Clip:
@@ -146,12 +153,20 @@ class DecodePool:
             _refuse(sample, f"ends the process that decodes it (exit code {error.exitcode}); export it again")
         except MemoryError:
             _refuse(sample, "needs too much memory to decode; export it with a smaller size")
-        return _read_clip(decoded)
+        else:
+            return _read_clip(decoded)
+        finally:
+            self._remove_file(future)
 
     def discard(self, future: Future[Any]) -> None:
-        """End the decoding of a clip that nobody reads, or remove the file of one that is decoded."""
-        if not future.cancel() and future.exception() is None:
-            future.result().path.unlink(missing_ok=True)
+        """End the decoding of a clip that nobody reads, and remove its file."""
+        future.cancel()
+        self._remove_file(future)
+
+    def _remove_file(self, future: Future[Any]) -> None:
+        path = self._files.pop(future, None)
+        if path is not None:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the processes."""
@@ -193,14 +208,14 @@ def _remove_if_orphaned(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _decode_to_file(decode: Callable[[Any], Clip], sample: Sample | LocatedSample, folder: str) -> _Decoded:
-    """Decode a clip in a worker, and write its arrays to a file."""
+def _decode_to_file(decode: Callable[[Any], Clip], sample: Sample | LocatedSample, path: Path) -> _Decoded:
+    """Decode a clip in a worker, and write its arrays to a file that exists."""
     clip = decode(sample)
-    with local_files(Path(folder)), tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+    with local_files(path.parent), path.open("r+b") as file:
         for array in _arrays(clip):
-            write_array(file.file, array)
+            write_array(file, array)
     return _Decoded(
-        path=Path(file.name),
+        path=path,
         frame_times_s=tuple(video.frame_times_s for video in clip.videos),
         has_audio=tuple(video.audio is not None for video in clip.videos),
         audios=len(clip.audios),
@@ -237,5 +252,3 @@ def _read_clip(decoded: _Decoded) -> Clip:
             )
     except OSError as error:
         raise UserError(f"{decoded.path}: {error.strerror or error}") from None
-    finally:
-        decoded.path.unlink(missing_ok=True)

@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 
 from llava_av.checkpoints import fetch_adapter_base
 from llava_av.errors import UserError
+from llava_av.inference.devices import DTYPES
 from llava_av.inference.model_source import local_model_folder
 from llava_av.model.adapters import ADAPTER_CONFIG
 from llava_av.model.conversion.to_released import write_released_model
@@ -22,11 +20,11 @@ from llava_av.runs import Lineage, Run, TrainingResult, is_run_id
 from llava_av.runs.names import MODEL_CARD
 from llava_av.runs.registration import run_of
 from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.workflows.runtime.target_folder import copy_folder, whole_folder
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["DTYPES", "ExportOptions", "export_model", "is_remote"]
+__all__ = ["ExportOptions", "export_model", "is_remote"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CARD = "README.md"
 _FRONT = "---\n"
 
@@ -40,7 +38,7 @@ class ExportOptions:
     released: bool = False
     """True for the format of transformers' own LLaVA classes."""
     dtype: str | None = None
-    """Name in `DTYPES` of the type of the weights; None for that of the training."""
+    """Name in `devices.DTYPES` of the type of the weights; None for that of the training."""
     license: str | None = None
     """Licence of the weights for the model card, as the Hugging Face Hub names it."""
 
@@ -71,7 +69,7 @@ def export_model(workspace: Workspace, source: str, target: Path, options: Expor
     folder = local_model_folder(address, workspace.work)
     # An adapter alone is copied without its base model, which may be large or elsewhere.
     base = fetch_adapter_base(folder, workspace.work) if options.merge_adapter else None
-    with _whole_folder(target):
+    with whole_folder(target):
         kind = _write(folder, base, target, options)
         if run is not None:
             _add_documents(run, target)
@@ -101,7 +99,7 @@ def _write(folder: Path, base: Path | None, target: Path, options: ExportOptions
             "an adapter alone is written as it is: add --merge-adapter, or leave out --released and --dtype"
         )
     if base is None and not options.released and options.dtype is None:
-        _copy(folder, target)
+        copy_folder(folder, target)
     else:
         dtype = None if options.dtype is None else DTYPES[options.dtype]
         model, processor = load_whole_model(folder, base, dtype=dtype)
@@ -112,12 +110,6 @@ def _write(folder: Path, base: Path | None, target: Path, options: ExportOptions
         return "adapter"
     add_auto_classes(target)
     return "model" if base is None else "merged model"
-
-
-def _copy(folder: Path, target: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            shutil.copyfile(file, target / file.name)
 
 
 def _add_documents(run: Run, target: Path) -> None:
@@ -138,18 +130,3 @@ def _state_license(card: Path, license_name: str) -> None:
     kept = "".join(f"{line}\n" for line in front.splitlines() if not line.startswith("license:"))
     stated = yaml.safe_dump({"license": license_name}, allow_unicode=True)
     card.write_text(f"{_FRONT}{stated}{kept}{_FRONT}{rest}", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _whole_folder(target: Path) -> Iterator[None]:
-    """Create the target, unless it is there already and empty; empty it if the block fails."""
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException as error:
-        for path in target.iterdir() if target.is_dir() else ():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise UserError(f"cannot write {target}: {reason}; choose another folder") from error
-        raise

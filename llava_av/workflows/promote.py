@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llava_av.plurals import count_of
 from llava_av.registry.aliases import adopt, champion_and_earlier, promote, roll_back, withdraw
-from llava_av.registry.gate import applicable_gate, evaluate_gate, load_gate
+from llava_av.registry.gate import Gate, applicable_gate, challenger_gate, evaluate_gate, load_gate
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, PromotionError
 from llava_av.registry.versions import load_version, record_registration, require_untouched
 from llava_av.runs import GateDecision, PromotionStart, Registration, Run, RunMissing
@@ -73,8 +73,8 @@ def promote_step(
             decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
         before = _start(run, champion, registered)
         if gate:
-            passed = f"passed the gate {chosen.name} with {count_of(len(decided.rules), 'rule')}"
-            intent = _Intent(reason=reason.strip() or passed, override=override, champion=champion)
+            why = reason.strip() or _met(chosen, decided)
+            intent = _Intent(reason=why, override=override, champion=champion, gate=chosen)
             moved = _move(evaluated, history, registered, decided, baselines, intent)
             if moved:
                 registered = record_registration(run, registered.uri)
@@ -83,6 +83,10 @@ def promote_step(
         decided = decided.model_copy(update={"before": before, "override": overridden})
         _finish(workspace, evaluated, registered, decided, baselines)
     return decided
+
+
+def _met(gate: Gate, decided: GateDecision) -> str:
+    return f"passed the gate {gate.name} with {count_of(len(decided.rules), 'rule')}"
 
 
 def _start(run: Run, champion: str | None, registered: Registration) -> str | None:
@@ -119,6 +123,8 @@ class _Intent:
     override: bool
     champion: str | None
     """Champion's version when the gate decided."""
+    gate: Gate
+    """Gate that decided."""
 
 
 def _move(
@@ -150,7 +156,7 @@ def _move(
     if decided.passed is None or version == intent.champion:
         return ()
     alone = tuple(one for one in evaluated.record.expected if one.over != CHAMPION)
-    gate = applicable_gate(load_gate(CHALLENGER), evaluated.evaluation)
+    gate = challenger_gate(intent.gate, evaluated.evaluation)
     others = {over: baseline for over, baseline in baselines.by_name.items() if over != CHAMPION}
     second = evaluate_gate(evaluated.evaluation, alone, gate, others)
     if not second.passed:
@@ -161,7 +167,7 @@ def _move(
         second,
         alias=CHALLENGER,
         before=challenger,
-        reason=f"passed the gate {CHALLENGER}; not champion: {'; '.join(decided.reasons)}",
+        reason=f"passed the gate {gate.name} as {CHALLENGER}; not champion: {'; '.join(decided.reasons)}",
         by=actor(),
         run=run.id,
     )

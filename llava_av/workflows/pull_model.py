@@ -1,12 +1,11 @@
 """Download of a registered model's files."""
 
-import shutil
 from pathlib import Path
 
 from llava_av.inference.model_source import local_model_folder
 from llava_av.model.files.folder_checks import require_empty
-from llava_av.storage.store_errors import local_files
 from llava_av.workflows.runtime.retry import retry_transient
+from llava_av.workflows.runtime.target_folder import copy_folder, whole_folder
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["pull_model"]
@@ -26,6 +25,5 @@ def pull_model(workspace: Workspace, source: str, target: Path) -> list[str]:
     """
     require_empty(target)
     folder = local_model_folder(source, workspace.work)
-    with local_files(target):
-        shutil.copytree(folder, target, dirs_exist_ok=True)
-    return sorted(path.name for path in folder.iterdir())
+    with whole_folder(target):
+        return copy_folder(folder, target)

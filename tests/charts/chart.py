@@ -18,6 +18,7 @@ PROFILES = {
     "kind": CHART / "ci" / "kind-values.yaml",
     "small": CHART / "profiles" / "small.yaml",
     "production": CHART / "profiles" / "production.yaml",
+    "serving": CHART / "profiles" / "serving.yaml",
 }
 # Values that profiles with required digests also need.
 DIGESTS = ROOT / "tests" / "charts" / "digests.yaml"
@@ -50,6 +51,12 @@ def template(
     below += ("-f", str(DIGESTS)) if profile == "production" else ()
     command = (program, "template", release, str(CHART), "-n", namespace, "--kube-version", KUBERNETES)
     return _output((*command, *below, *options, "-f", "-"), json.dumps(dict(values or {})))
+
+
+def notes(values: Mapping[str, Any]) -> str:
+    """Return what `helm install` prints about the release."""
+    command = ("helm", "install", "llava-av", str(CHART), "-n", "llava-av", "--dry-run=client", "-f", "-")
+    return _output(command, json.dumps(dict(values))).partition("\nNOTES:\n")[2]
 
 
 @cache
@@ -94,6 +101,8 @@ def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object, dict[str, str]
             yield where, template["spec"], template["metadata"]["labels"]
         elif one["kind"] in ("Deployment", "StatefulSet", "Job", "DaemonSet"):
             yield where, one["spec"]["template"]["spec"], one["spec"]["template"]["metadata"]["labels"]
+        elif one["kind"] == "InferenceService":
+            yield where, one["spec"]["predictor"], one["spec"]["predictor"]["labels"]
 
 
 def containers(spec: Object) -> list[Object]:

@@ -22,8 +22,14 @@ def main() -> None:
 
 
 def golden(profile: str, program: str = "helm") -> str:
-    """Render a profile in helm's order, and replace the text of the chart's files by their names."""
+    """Render a profile in helm's order, and replace the text of the chart's files by their names.
+
+    Of a profile that is passed in addition to others, only the objects are returned that it adds or changes.
+    """
     found = render(profile=profile, program=program)
+    if profile == "serving":
+        plain = render(program=program)
+        found = [one for one in found if one not in plain]
     for one in found:
         for key in one.get("data", {}):
             if (CHART / "files" / key).exists():

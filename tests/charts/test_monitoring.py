@@ -15,7 +15,10 @@ from llava_av.launch.kubernetes.pytorchjob import build_job
 from tests.charts.chart import Object, Rejected, containers, named, names, render, template
 from tests.unit.test_monitoring import expressions
 
-ON: dict[str, Any] = {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}}
+ON: dict[str, Any] = {
+    "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+    "serving": {"enabled": True, "model": "models:/words@champion"},
+}
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 
 
@@ -68,13 +71,14 @@ def test_monitors_select_pods_and_services(watched: list[Object]) -> None:
     [endpoint] = storage["spec"]["endpoints"]
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert storage["metadata"]["labels"]["release"] == "prometheus"
-    template = named(watched, "Deployment", "llava-av-mlflow")["spec"]["template"]
-    mlflow = named(watched, "PodMonitor", "llava-av-mlflow")["spec"]
-    assert mlflow["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
-    [endpoint] = mlflow["podMetricsEndpoints"]
-    assert endpoint["port"] in {
-        port["name"] for one in containers(template["spec"]) for port in one.get("ports", [])
-    }
+    for part in ("mlflow", "serving"):
+        template = named(watched, "Deployment", f"llava-av-{part}")["spec"]["template"]
+        monitor = named(watched, "PodMonitor", f"llava-av-{part}")["spec"]
+        assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        [endpoint] = monitor["podMetricsEndpoints"]
+        assert endpoint["port"] in {
+            port["name"] for one in containers(template["spec"]) for port in one.get("ports", [])
+        }
 
 
 def test_without_monitoring_no_metrics_are_exposed() -> None:
@@ -85,16 +89,22 @@ def test_without_monitoring_no_metrics_are_exposed() -> None:
 
 
 def test_servers_expose_metrics_without_the_operator() -> None:
-    found = render({"monitoring": {"enabled": True, "operator": False, "namespace": "watch"}})
+    found = render({**ON, "monitoring": {"enabled": True, "operator": False, "namespace": "watch"}})
     assert not {one["kind"] for one in found} & {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
     pod = named(found, "Deployment", "llava-av-mlflow")["spec"]["template"]["spec"]
     mlflow, metrics = pod["containers"]
     assert f"--expose-prometheus={metrics['command'][2]}" in mlflow["args"]
     assert metrics["volumeMounts"] == mlflow["volumeMounts"]
-    for part in ("jobs", "mlflow", "s3"):
+    for part in ("jobs", "mlflow", "s3", "serving"):
         [rule] = named(found, "NetworkPolicy", f"llava-av-{part}-metrics")["spec"]["ingress"]
         [peer] = rule["from"]
         assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watch"}}}
+
+
+def test_without_a_server_no_alert_watches_it() -> None:
+    found = render({"monitoring": ON["monitoring"]}, options=OPERATOR)
+    rules = named(found, "PrometheusRule", "llava-av-alerts")["spec"]
+    assert [group["name"] for group in rules["groups"]] == ["llava-av-training", "llava-av-services"]
 
 
 def test_a_missing_operator_is_an_error() -> None:

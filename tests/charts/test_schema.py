@@ -42,6 +42,11 @@ WRONG: dict[str, Any] = {
     "monitoring.interval": {"monitoring": {"interval": "often"}},
     "backup.endpoint": {"backup": {"enabled": True, "bucket": "saved", "existingSecret": "keys"}},
     "backup.keep": {"backup": {"keep": -1}},
+    "serving.model": {"serving": {"enabled": True}},
+    "serving.limits": {"serving": {"limits": {"batch": "many"}}},
+    "serving.rollingUpdate.maxSurge": {"serving": {"rollingUpdate": {"maxSurge": "half"}}},
+    "serving.ingress.host": {"serving": {"ingress": {"enabled": True}}},
+    "serving.kserve.deploymentMode": {"serving": {"kserve": {"deploymentMode": "Knative"}}},
     "unknown": {"unknown": True},
 }
 

@@ -31,6 +31,7 @@ OPTIONAL_PARTS = {
     "s3": {"flavour": "seaweedfs"},
     "trainingOperator": {"enabled": True},
     "backup": {"enabled": True, **BACKUP},
+    "serving": {"enabled": True, "model": "models:/words@champion", "kserve": {"enabled": True}},
 }
 
 
@@ -66,7 +67,7 @@ def test_every_container_has_requests_and_a_memory_limit() -> None:
 
 def test_every_server_is_probed() -> None:
     for where, spec, _ in specs():
-        if where.split()[0] in ("Deployment", "StatefulSet"):
+        if where.split()[0] in ("Deployment", "StatefulSet", "InferenceService"):
             assert {"readinessProbe", "livenessProbe"} <= set(spec["containers"][0]), where
 
 
@@ -101,7 +102,8 @@ def test_checkov_finds_only_the_documented_exceptions(tmp_path: Path) -> None:
     program = shutil.which("checkov")
     if program is None:
         pytest.fail("checkov is not on the PATH; .ci/charts installs it")
-    for profile in ("small", "production"):  # `kind` differs from `small` only in sizes and a moving tag
+    # `kind` differs from `small` only in sizes and a moving tag.
+    for profile in ("small", "production", "serving"):
         (tmp_path / f"{profile}.yaml").write_text(template(profile=profile))
     options = ["--framework", "kubernetes", "--compact", "--quiet", "--output", "json", "--skip-download"]
     done = subprocess.run([program, "-d", str(tmp_path), *options], capture_output=True, text=True)

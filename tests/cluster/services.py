@@ -60,9 +60,11 @@ def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> 
     }
 
 
-def install(namespace: str, values: Mapping[str, object], *, program: str = "helm") -> str:
+def install(
+    namespace: str, values: Mapping[str, object], *, program: str = "helm", wait_for_pods: bool = True
+) -> str:
     """Install or upgrade the chart with the profile `kind`, and wait until everything is ready."""
-    wait = ("--wait", "--wait-for-jobs", f"--timeout={READY_S}s")
+    wait = ("--wait", "--wait-for-jobs", f"--timeout={READY_S}s") if wait_for_pods else ()
     profile = ("-f", str(CHART / "ci" / "kind-values.yaml"))
     command = ("upgrade", "--install", RELEASE, str(CHART), "-n", namespace, *profile, "-f", "-")
     return helm(*command, *wait, stdin=json.dumps(values), program=program)
@@ -79,16 +81,24 @@ class Services:
     @cached_property
     def credentials(self) -> dict[str, str]:
         """Credentials that steps get as variables."""
-        found = self._read("secret", "llava-av-credentials")
-        return {key: base64.b64decode(value).decode() for key, value in found.items()}
+        return self.secret("llava-av-credentials")
+
+    def secret(self, name: str) -> dict[str, str]:
+        """Return the values of a Secret."""
+        return {key: base64.b64decode(value).decode() for key, value in self._read("secret", name).items()}
+
+    def address(self, part: str) -> str:
+        """Return the address of a Service of the release."""
+        name = f"{RELEASE}-{part}"
+        return self.kubectl("-n", self.namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 
     def environment(self, bucket: str = "llava-av") -> dict[str, str]:
         """Return the variables with which commands on this machine reach the services."""
         return {
             **self.credentials,
-            "AWS_ENDPOINT_URL_S3": f"http://{self._address('s3')}:9000",
+            "AWS_ENDPOINT_URL_S3": f"http://{self.address('s3')}:9000",
             "LLAVA_AV_BUCKET": bucket,
-            "MLFLOW_TRACKING_URI": f"http://{self._address('mlflow')}:5000",
+            "MLFLOW_TRACKING_URI": f"http://{self.address('mlflow')}:5000",
             "KUBECONFIG": os.environ["KUBECONFIG"],
         }
 
@@ -131,10 +141,6 @@ class Services:
         found = self.kubectl("-n", self.namespace, "get", kind, name, "-o", "json")
         data: dict[str, str] = json.loads(found)["data"]
         return data
-
-    def _address(self, part: str) -> str:
-        name = f"{RELEASE}-{part}"
-        return self.kubectl("-n", self.namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 
     def _make(self, manifest: Mapping[str, object], namespace: str | None) -> None:
         text = json.dumps({"apiVersion": "v1", **manifest})

@@ -1,5 +1,6 @@
 """`llava-av chat` with a tiny model's folder and a real clip."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,9 @@ def test_every_line_is_a_question_that_knows_those_before_it(model, media):
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == replies(model, HEARD, SEEN, video=media / "loud.mp4").split()
     assert result.stdout.count("\n") == 2
+    found = json.loads(chat(model, "--video", media / "loud.mp4", "--json", typed=typed).stdout)
+    assert [turn["question"] for turn in found] == [HEARD, SEEN]
+    assert "\n".join(printable(turn["reply"]) for turn in found).split() == result.stdout.split()
 
 
 def test_audio_and_image_files(model, media):

@@ -51,6 +51,7 @@ def test_a_lock_of_an_image_is_for_linux_alone(image: str) -> None:
 def test_each_image_has_what_it_is_for_and_not_what_others_are_for() -> None:
     train, pipeline, mlflow = (set(locked(image)) for image in IMAGES)
     assert {"torch", "deepspeed", "transformers", "av", "mlflow-skinny"} <= train
+    assert {"fastapi", "uvicorn"} <= train, "the image also serves models"
     assert {"kfp", "kubernetes", "kubeflow-training", "av", "matplotlib", "mlflow-skinny"} <= pipeline
     assert {"mlflow", "psycopg2-binary", "boto3", "flask-wtf"} <= mlflow
     assert not train & {"kfp", "kubernetes", "mlflow", "pytest"}

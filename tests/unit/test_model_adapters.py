@@ -18,12 +18,11 @@ from llava_av.model.conversion.importing import import_model
 from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.parts import trainable_parts
 from llava_av.recipe import RecipeError
-from llava_av.training.model_folder import write_model_folder
 from llava_av.training.optimizer import build_optimizer
 from llava_av.workflows.estimate.memory import checkpoint_bytes
 from llava_av.workflows.estimate.meta_model import build_meta_model, model_size
-from tests.adapter_steps import adapter_recipe
-from tests.llava_samples import write_audio_tower, write_llava
+from tests.adapter_steps import adapter_recipe, write_adapter, write_base
+from tests.llava_samples import write_llava
 from tests.model_samples import clip, tiny_recipe
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -31,10 +30,7 @@ TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    root = tmp_path_factory.mktemp("base")
-    source = write_llava("llava_onevision", root / "source")
-    import_model(source, root / "model", audio=write_audio_tower(root / "audio"))
-    return root / "model"
+    return write_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +43,8 @@ def deaf(tmp_path_factory):
 @pytest.fixture(scope="module", params=[False, True], ids=["lora", "dora"])
 def trained(request, base, tmp_path_factory):
     """Return a model whose trained weights differ from fresh ones, its processor, and its folder."""
-    recipe = adapter_recipe(base, adapter={"dora": request.param})
-    recipe = recipe.with_overrides({"model.base_digest": base_digest(str(base))})
-    model, processor = base_model(recipe, base)
-    torch.manual_seed(1)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data += 0.05 * torch.randn_like(weight)
     folder = tmp_path_factory.mktemp("adapter") / "model"
-    write_model_folder(folder, model, processor, recipe, model.state_dict())
-    return model.eval(), processor, folder
+    return *write_adapter(folder, base, dora=request.param), folder
 
 
 def logits(model, processor):

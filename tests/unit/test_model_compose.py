@@ -1,5 +1,6 @@
 """Models composed of separately trained parts."""
 
+import json
 import shutil
 
 import pytest
@@ -133,10 +134,12 @@ def test_settings_of_the_connectors_and_of_the_sequence(language, audio, tower, 
     )
     parts = {"language": language, "vision": tower, "audio": audio}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        given = ["model", "compose", str(tmp_path / name), "--seed", str(seed)]
+        given = ["model", "compose", str(tmp_path / name), "--seed", str(seed), "--json"]
         given += [text for part, folder in parts.items() for text in (f"--{part}", str(folder))]
         given += [text for option in options for text in ("--set", option)]
-        CliRunner().invoke(app, given, catch_exceptions=False)
+        done = CliRunner().invoke(app, given, catch_exceptions=False)
+        named = {part: str(folder) for part, folder in parts.items()}
+        assert json.loads(done.stdout) == {"folder": str(tmp_path / name), **named}
     first, second, other = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
     assert all(torch.equal(first[name], second[name]) for name in first)
     fresh = {name.split(".")[0] for name in first if not torch.equal(first[name], other[name])}

@@ -8,12 +8,12 @@ import pytest
 from llava_av.named_files import FileKind, default_folder
 from llava_av.registry.baselines import Baseline, unpaired_difference
 from llava_av.registry.expectations import Expectation
-from llava_av.registry.gate import GateError, applicable_gate, evaluate_gate, load_gate
+from llava_av.registry.gate import GateError, applicable_gate, challenger_gate, evaluate_gate, load_gate
 from llava_av.runs import EvaluationResult, GateDecision, Interval
 from tests.artifacts import evaluated
 from tests.gate_samples import cell, champion, evaluation, numbers
 
-CHALLENGER, CHAMPION = load_gate("challenger"), load_gate("champion")
+CHAMPION = load_gate("champion")
 EXPECTED = (
     Expectation(metric="accuracy.av.joint", at_least=0.9),
     Expectation(metric="accuracy.video_only.joint.low", at_most="chance"),
@@ -21,7 +21,7 @@ EXPECTED = (
 
 
 def test_a_model_that_uses_both_streams_passes() -> None:
-    result = evaluate_gate(evaluation(), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluation(), EXPECTED, CHAMPION)
     assert (result.passed, result.reasons) == (True, ())
     assert [check.met for check in result.expected] == [True, True]
 
@@ -43,7 +43,7 @@ def test_a_model_that_uses_both_streams_passes() -> None:
     ],
 )
 def test_a_failure_says_which_number_fell_short(changed: dict[str, float], reason: str) -> None:
-    result = evaluate_gate(evaluation(**changed), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluation(**changed), EXPECTED, CHAMPION)
     assert result.passed is False
     assert result.reasons == (reason,)
 
@@ -51,21 +51,21 @@ def test_a_failure_says_which_number_fell_short(changed: dict[str, float], reaso
 @pytest.mark.parametrize("ablation", ["video_only", "audio_only", "text_only"])
 @pytest.mark.parametrize("low", [0.0, -0.1])
 def test_an_interval_that_holds_zero_fails_for_each_ablation(ablation: str, low: float) -> None:
-    result = evaluate_gate(evaluation(**{f"low_{ablation}": low}), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluation(**{f"low_{ablation}": low}), EXPECTED, CHAMPION)
     assert result.passed is False
     assert len(result.reasons) == 1
     assert ablation in result.reasons[0]
 
 
 def test_every_reason_is_given() -> None:
-    result = evaluate_gate(evaluation(av=0.5, low_video_only=-0.1, low_text_only=0.0), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluation(av=0.5, low_video_only=-0.1, low_text_only=0.0), EXPECTED, CHAMPION)
     assert len(result.reasons) == 3
 
 
 def test_an_ablation_that_was_not_run_fails() -> None:
     without = numbers()
     del without["differences"]["text_only"]
-    result = evaluate_gate(evaluated(without), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluated(without), EXPECTED, CHAMPION)
     assert result.passed is False
     assert result.reasons == (
         "differences.text_only.joint.low is not in the evaluation (no ablation text_only, only video_only, "
@@ -74,7 +74,7 @@ def test_an_ablation_that_was_not_run_fails() -> None:
 
 
 def test_an_expectation_that_cannot_be_checked_fails() -> None:
-    result = evaluate_gate(evaluation(), [Expectation(metric="accuracy.av.audio", at_least=0.5)], CHALLENGER)
+    result = evaluate_gate(evaluation(), [Expectation(metric="accuracy.av.audio", at_least=0.5)], CHAMPION)
     assert result.passed is False
     assert result.reasons == (
         "accuracy.av.audio is not in the evaluation (no family audio, only joint), expected at least 0.50",
@@ -92,15 +92,15 @@ def test_an_expectation_that_cannot_be_checked_fails() -> None:
 def test_a_task_that_was_not_asked_is_named(task: str, lacks: str) -> None:
     asked = evaluation().model_copy(update={"tasks": {"daily-omni": evaluation()}})
     expectation = Expectation(metric="accuracy.av.audio", task=task, at_least=0.5)
-    (reason,) = evaluate_gate(asked, [expectation], CHALLENGER).reasons
+    (reason,) = evaluate_gate(asked, [expectation], CHAMPION).reasons
     assert f"({lacks})" in reason
-    (reason,) = evaluate_gate(evaluation(), [expectation], CHALLENGER).reasons
+    (reason,) = evaluate_gate(evaluation(), [expectation], CHAMPION).reasons
     assert f"(no task {task})" in reason
 
 
 def test_a_users_own_dataset_is_not_gated() -> None:
     own = {"accuracy": {"av": {"all": cell(0.4, chance=None)}}, "differences": {}}
-    result = evaluate_gate(evaluated(own), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluated(own), EXPECTED, CHAMPION)
     assert result.passed is None
     assert result.reasons == ("the gate judges joint questions, and this dataset has only all questions",)
     assert [check.met for check in result.expected] == [None, None]
@@ -135,7 +135,7 @@ def test_a_clearly_better_champion_stays_on_own_data(before: float, passes: bool
 @pytest.mark.parametrize("broken", [{"accuracy": {}}, {"accuracy": {"video_only": {}}}])
 def test_what_is_no_evaluation_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(GateError, match=r"no accuracy\.av"):
-        evaluate_gate(evaluated(broken), EXPECTED, CHALLENGER)
+        evaluate_gate(evaluated(broken), EXPECTED, CHAMPION)
 
 
 def test_a_gate_that_was_not_run_says_why() -> None:
@@ -151,7 +151,7 @@ def test_a_gate_that_was_not_run_says_why() -> None:
 
 
 def test_the_layout_of_gate_json() -> None:
-    result = evaluate_gate(evaluation(av=0.5), EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluation(av=0.5), EXPECTED, CHAMPION)
     data = json.loads(json.dumps(result.model_copy(update={"moved": ("champion",)}).to_json()))
     assert list(data) == ["passed", "reasons", "moved", "expected", "rules", "before", "override"]
     assert data["moved"] == ["champion"]
@@ -179,16 +179,16 @@ def test_without_a_champion_nothing_is_compared_with_it() -> None:
 
 def test_without_a_champion_a_number_that_is_not_there_is_not_passed_over() -> None:
     over = Expectation(metric="accuracy.av.audio", over="champion", at_least=-0.5)
-    result = evaluate_gate(evaluation(), [over], CHALLENGER)
+    result = evaluate_gate(evaluation(), [over], CHAMPION)
     assert result.passed is False
     assert "(no family audio, only joint)" in result.reasons[0]
-    ruled = CHALLENGER.model_copy(update={"rules": (over,)})
+    ruled = CHAMPION.model_copy(update={"rules": (over,)})
     assert evaluate_gate(evaluation(), EXPECTED, ruled).passed is False
 
 
 def test_a_parent_that_was_never_evaluated_is_a_reason() -> None:
     over = Expectation(metric="accuracy.av.joint", over="parent", at_least=0.0)
-    result = evaluate_gate(evaluation(), [over], CHALLENGER)
+    result = evaluate_gate(evaluation(), [over], CHAMPION)
     assert result.reasons == (
         "accuracy.av.joint over parent is not in the evaluation of this model and of its parent, "
         "expected at least 0.00",
@@ -227,7 +227,6 @@ def test_a_task_has_numbers_of_its_own() -> None:
 
 def test_the_gates_that_ship_are_read_by_name() -> None:
     assert [load_gate(path.stem).name for path in sorted(default_folder(FileKind.GATES).glob("*.yaml"))] == [
-        "challenger",
         "champion",
         "own-data",
     ]
@@ -252,5 +251,20 @@ def test_a_gate_that_is_none_is_one_line(tmp_path: Path, text: str, problem: str
     with pytest.raises(GateError, match=problem) as caught:
         load_gate(str(path))
     assert "\n" not in str(caught.value)
-    with pytest.raises(GateError, match=r"no gate 'absent'.*challenger, champion"):
+    with pytest.raises(GateError, match=r"no gate 'absent'.*champion, own-data"):
         load_gate("absent")
+
+
+def test_a_challenger_is_judged_by_the_gate_of_the_champion_without_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gates").mkdir()
+    gate = "name: {}\nrules:\n- {{metric: accuracy.av.joint, {}: {}}}\n"
+    compared = "- {metric: accuracy.av.joint.low, over: champion, at_least: 0}\n"
+    (tmp_path / "gates" / "champion.yaml").write_text(gate.format("champion", "above", 0.2) + compared)
+    own = load_gate("champion")
+    assert challenger_gate(own, evaluation()).rules == own.rules[:1]
+    assert [rule.over for rule in challenger_gate(CHAMPION, evaluation()).rules] == [None] * 3
+    (tmp_path / "gates" / "challenger.yaml").write_text(gate.format("challenger", "above", 0.1))
+    assert challenger_gate(own, evaluation()) == load_gate("challenger")

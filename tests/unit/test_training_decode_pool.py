@@ -21,6 +21,8 @@ from llava_av.training.encoded_cache import EncodedCache
 from tests.decoders import decode, new_sample
 from tests.model_samples import tiny_model
 
+CASES = ((0, "many"), (1, "hang"), (2, "slow"))
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -29,6 +31,10 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodePool
     monkeypatch.setattr(decode_pool, "_memory_folder", lambda: str(tmp_path))
     with closing(DecodePool(decode, workers=2, limit_s=3.0, memory_bytes=2**33)) as opened:
         yield opened
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_clips_are_those_of_this_process_and_leave_no_file(pool: DecodePool, tmp_path: Path) -> None:
@@ -44,7 +50,7 @@ def test_clips_are_those_of_this_process_and_leave_no_file(pool: DecodePool, tmp
             assert other.audio is None or np.array_equal(video.audio, other.audio)
         assert np.array_equal(found.audios, expected.audios)
         assert np.array_equal(found.images_nhwc, expected.images_nhwc)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -57,8 +63,8 @@ def test_clips_are_those_of_this_process_and_leave_no_file(pool: DecodePool, tmp
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS limits no address space")
-def test_a_clip_that_cannot_be_decoded_is_named_and_stops_no_other(
-    pool: DecodePool, fate: str, reason: str
+def test_a_clip_that_cannot_be_decoded_is_named_and_leaves_no_file_and_stops_no_other(
+    pool: DecodePool, tmp_path: Path, fate: str, reason: str
 ) -> None:
     others = [new_sample(number) for number in range(1, 5)]
     refused = new_sample(0, fate)
@@ -67,6 +73,20 @@ def test_a_clip_that_cannot_be_decoded_is_named_and_stops_no_other(
         pool.result(future, refused)
     for other, decoding in started:
         assert len(pool.result(decoding, other).videos) == 1
+    assert files_of(tmp_path) == []
+
+
+def test_a_clip_that_is_discarded_leaves_no_file(pool: DecodePool, tmp_path: Path) -> None:
+    decoded, hanging, waiting = (pool.submit(new_sample(number, fate)) for number, fate in CASES)
+    decoded.result()
+    assert len(files_of(tmp_path)) == 3
+    for future in (decoded, hanging, waiting):
+        pool.discard(future)
+    assert files_of(tmp_path) == []
+    for number in (3, 4):
+        one = new_sample(number)
+        assert pool.result(pool.submit(one), one).videos
+    assert files_of(tmp_path) == []
 
 
 def test_workers_and_files_end_with_a_process_that_is_killed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from llava_av.checkpoints import AdapterBase, CheckpointError
 from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.workflows.export_model import ExportOptions, export_model
+from llava_av.workflows.pull_model import pull_model
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.model_samples import tiny_model
 
@@ -50,24 +52,25 @@ def test_an_empty_folder_in_the_model_itself_gets_its_files(source: Path, tmp_pa
     assert not list(source.glob(".*"))
 
 
+@pytest.mark.parametrize("write", [export_model, pull_model])
 def test_a_folder_that_cannot_be_written_is_named_and_not_left_half_written(
-    source: Path, tmp_path: Path
+    source: Path, tmp_path: Path, write: Callable[[Workspace, str, Path], object]
 ) -> None:
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "target"
     with pytest.raises(UserError, match=f"cannot write {below}: Not a directory"):
-        export_model(Workspace(folder=tmp_path), str(source), below)
+        write(Workspace(folder=tmp_path), str(source), below)
     target = tmp_path / "target"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The template fits, the weights do not.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(UserError, match=f"cannot write {target}: File too large"):
-            export_model(Workspace(folder=tmp_path), str(source), target)
+            write(Workspace(folder=tmp_path), str(source), target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(target.iterdir())
-    export_model(Workspace(folder=tmp_path), str(source), target)
+    write(Workspace(folder=tmp_path), str(source), target)
     assert files(target) == files(source)
 
 

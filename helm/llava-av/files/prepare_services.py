@@ -2,7 +2,8 @@
 
 The script reads the variables of pipeline steps (AWS_*, MLFLOW_TRACKING_*), BUCKETS, S3_FLAVOUR, MinIO's
 S3_ROOT_USER and S3_ROOT_PASSWORD, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD. JOB_AWS_* are the keys
-of training and evaluation; with MLFLOW_ARTIFACTS=direct these also write MLflow's artifacts.
+of training and evaluation; with MLFLOW_ARTIFACTS=direct these also write MLflow's artifacts. SERVING_AWS_*
+and SERVING_MLFLOW_TRACKING_* are those of the model server.
 """
 
 import base64
@@ -32,7 +33,7 @@ def main() -> None:
     for bucket in buckets:
         wait_for(f"the bucket {bucket}", lambda bucket=bucket: make_bucket(bucket))
     if os.environ.get("MLFLOW_ADMIN_USERNAME"):
-        wait_for("MLflow's user for jobs", make_mlflow_user)
+        wait_for("MLflow's users", make_mlflow_users)
 
 
 def wait_for(what: str, make: Callable[[], None]) -> None:
@@ -60,7 +61,7 @@ def make_bucket(bucket: str) -> None:
 
 
 def make_minio_users(buckets: list[str]) -> None:
-    """Create the S3 user of steps and people and, if JOB_AWS_* is set, that of training and evaluation."""
+    """Create the S3 user of steps and people and, if their keys are set, those of jobs and of the server."""
     from minio.credentials.providers import StaticProvider
     from minio.error import MinioAdminException
     from minio.minioadmin import MinioAdmin
@@ -75,6 +76,8 @@ def make_minio_users(buckets: list[str]) -> None:
     policies = {"": ("llava-av-steps", step_policy(buckets))}
     if os.environ.get("JOB_AWS_ACCESS_KEY_ID"):
         policies["JOB_"] = ("llava-av-jobs", job_policy(buckets, mlflow_artifacts=direct))
+    if os.environ.get("SERVING_AWS_ACCESS_KEY_ID"):
+        policies["SERVING_"] = ("llava-av-serving", serving_policy(buckets))
     try:
         for prefix, (name, policy) in policies.items():
             user = os.environ[f"{prefix}AWS_ACCESS_KEY_ID"]
@@ -114,9 +117,26 @@ def job_policy(buckets: list[str], *, mlflow_artifacts: bool) -> dict[str, Any]:
     )
 
 
-def make_mlflow_user() -> None:
-    """Create a user without administrator rights; set an existing user's password to the Secret's."""
-    name, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+def serving_policy(buckets: list[str]) -> dict[str, Any]:
+    """Allow the server to read models and their registrations, and to probe conditional writes."""
+    read = ("checkpoints/*", "runs/*", "models/*", "probe/*")
+    return policy_of(
+        allow(LIST, buckets),
+        allow(("s3:GetObject",), buckets, *read),
+        allow((*WRITE, "s3:DeleteObject"), buckets, "probe/*"),
+        NO_ADMIN,
+    )
+
+
+def make_mlflow_users() -> None:
+    """Create users without administrator rights; set the passwords of existing ones to the Secrets'."""
+    for prefix in ("", "SERVING_"):
+        name = os.environ.get(f"{prefix}MLFLOW_TRACKING_USERNAME")
+        if name:
+            make_mlflow_user(name, os.environ[f"{prefix}MLFLOW_TRACKING_PASSWORD"])
+
+
+def make_mlflow_user(name: str, password: str) -> None:
     admin = {
         "username": os.environ["MLFLOW_ADMIN_USERNAME"],
         "password": os.environ["MLFLOW_ADMIN_PASSWORD"],

@@ -64,5 +64,22 @@ template:
 {{- end -}}
 {{- $_ := set $plan .Values.jobCredentials.name $keys -}}
 {{- end -}}
+{{- if include "llava-av.makesServingUser" . -}}
+{{- $keys := dict "AWS_ACCESS_KEY_ID" (dict "bytes" 10) "AWS_SECRET_ACCESS_KEY" (dict "bytes" 20) -}}
+{{- if and .Values.mlflow.enabled .Values.mlflow.auth.enabled -}}
+{{- if eq .Values.mlflow.auth.defaultPermission "NO_PERMISSIONS" -}}
+{{- range $key := list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" -}}
+{{- $_ := set $keys $key (dict "copy" $.Values.credentials.name) -}}
+{{- end -}}
+{{- else -}}
+{{- $_ := set $keys "MLFLOW_TRACKING_USERNAME" (dict "value" "llava-av-serving") -}}
+{{- $_ := set $keys "MLFLOW_TRACKING_PASSWORD" (dict "bytes" 20) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $plan .Values.serving.credentials.name $keys -}}
+{{- end -}}
+{{- if and .Values.serving.enabled (not .Values.serving.apiKeys.existingSecret) -}}
+{{- $_ := set $plan (include "llava-av.servingKeys" .) (dict .Values.serving.apiKeys.key (dict "bytes" 32)) -}}
+{{- end -}}
 {{- toJson $plan -}}
 {{- end -}}

@@ -1,5 +1,7 @@
-{{/* Fields that all pods share. Takes (dict "root" $ "user" 1000 "token" false "priority" true). */}}
+{{/* Fields that all pods share. Takes (dict "root" $ "user" 1000 "token" false "priority" true), and "placement" if it is
+     not that of the values. */}}
 {{- define "llava-av.pod" -}}
+{{- $placement := .placement | default .root.Values.placement -}}
 automountServiceAccountToken: {{ .token | default false }}
 enableServiceLinks: false
 securityContext:
@@ -14,14 +16,14 @@ imagePullSecrets: {{- range . }}
   - name: {{ . }}
 {{- end }}
 {{- end }}
-{{- with .root.Values.placement.nodeSelector }}
+{{- with $placement.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .root.Values.placement.tolerations }}
+{{- with $placement.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if and .priority .root.Values.placement.priorityClassName }}
-priorityClassName: {{ .root.Values.placement.priorityClassName }}
+{{- if and .priority $placement.priorityClassName }}
+priorityClassName: {{ $placement.priorityClassName }}
 {{- end }}
 {{- end -}}
 

@@ -34,7 +34,7 @@ def load_saved_model(
     Args:
         folder: Folder of a whole model, or of an adapter.
         base: Folder of the base model of an adapter; None for a whole model.
-        dtype: Type of the weights of an adapted model; None for that of its training.
+        dtype: Type of the weights; None for that of the model's training.
 
     Raises:
         ModelFilesError: The folder is incomplete or brings code, or an adapter does not fit its base model.
@@ -50,7 +50,7 @@ def load_saved_model(
     else:
         _require_complete(folder)
         require_matching(LlavaAvForConditionalGeneration, read_pretrained(LlavaAvConfig, folder), folder)
-        model = read_pretrained(LlavaAvForConditionalGeneration, folder)
+        model = read_pretrained(LlavaAvForConditionalGeneration, folder, dtype=dtype or "auto")
     model.eval()
     with file_errors(f"the model of {folder}"):
         return model, LlavaAvProcessor.from_pretrained(folder)

@@ -16,12 +16,22 @@ from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.sequence.chat_template import MEDIA_TAGS, ChatTemplate, RenderedChat
 from llava_av.model.sequence.clip_tokens import ClipTokens
 
-__all__ = ["ExpandedChat", "expand_conversation", "require_supported", "supported_media"]
+__all__ = [
+    "ExpandedChat",
+    "UnsupportedModalityError",
+    "expand_conversation",
+    "require_supported",
+    "supported_media",
+]
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 # Order of media without a tag at the start of the conversation.
 _UNTAGGED_ORDER = ("video", "audio", "image")
 _AUDIBLE_TAG = re.compile(f"{MEDIA_TAGS['video']}|{MEDIA_TAGS['audio']}")
+
+
+class UnsupportedModalityError(ValueError):
+    """Media of a modality that the model does not take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,8 @@ def require_supported(clip: Clip, config: LlavaAvConfig) -> None:
     """Check that the model takes at least one modality of each video.
 
     Raises:
-        ValueError: The model takes no modality of a video; names the video, and what it and the model lack.
+        UnsupportedModalityError: The model takes no modality of a video; names the video, and what it and the
+            model lack.
     """
     for place, (video, left) in enumerate(
         zip(clip.videos, supported_media(clip, config).videos, strict=True), 1
@@ -64,7 +75,7 @@ def require_supported(clip: Clip, config: LlavaAvConfig) -> None:
         is_given = len(video.frames_nhwc) or video.audio is not None
         if is_given and not len(left.frames_nhwc) and left.audio is None:
             lacks, part = ("frames", "audio") if config.has_vision else ("audio", "vision")
-            raise ValueError(
+            raise UnsupportedModalityError(
                 f"video {place} of {len(clip.videos)} has no {lacks}, and the model has no {part} part: "
                 "neither its frames nor its audio can be used"
             )
@@ -129,7 +140,9 @@ def _with_all_tags(texts: list[str], clip: Clip, tokens: Mapping[str, str]) -> l
             )
         if files and modality not in tokens and (modality != "video" or "audio" not in tokens):
             taken = ", ".join(tokens) or "text only"
-            raise ValueError(f"{files} {modality} files do not fit the model, which accepts {taken}")
+            raise UnsupportedModalityError(
+                f"{files} {modality} files do not fit the model, which accepts {taken}"
+            )
         untagged += MEDIA_TAGS[modality] * (files - tagged)
     return [untagged + texts[0], *texts[1:]]
 

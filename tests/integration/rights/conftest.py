@@ -26,18 +26,17 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def environment_of(script: ModuleType) -> Callable[[str], dict[str, str]]:
-    """Make the users as the chart does; the variables of each: `root`, `steps` and `jobs`."""
+    """Make the users as the chart does; the variables of each: `root`, `steps`, `jobs` and `serving`."""
     root = {name: os.environ[variable] for name, variable in ROOT_USER.items()}
-    keys = {user: (f"{user}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for user in ("steps", "jobs")}
+    prefixes = {"steps": "", "jobs": "JOB_", "serving": "SERVING_"}
+    keys = {user: (f"{user}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for user in prefixes}
     given = {
         "AWS_ENDPOINT_URL_S3": root["AWS_ENDPOINT_URL_S3"],
         "S3_ROOT_USER": root["AWS_ACCESS_KEY_ID"],
         "S3_ROOT_PASSWORD": root["AWS_SECRET_ACCESS_KEY"],
-        "AWS_ACCESS_KEY_ID": keys["steps"][0],
-        "AWS_SECRET_ACCESS_KEY": keys["steps"][1],
-        "JOB_AWS_ACCESS_KEY_ID": keys["jobs"][0],
-        "JOB_AWS_SECRET_ACCESS_KEY": keys["jobs"][1],
     }
+    for user, prefix in prefixes.items():
+        given[f"{prefix}AWS_ACCESS_KEY_ID"], given[f"{prefix}AWS_SECRET_ACCESS_KEY"] = keys[user]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in given.items():
             patch.setenv(name, value)

@@ -68,7 +68,7 @@ def damage(store: ObjectStore, version: Registration) -> None:
 def source(name: str, tmp_path: Path) -> ModelSource:
     limits = ServingLimits(batch=2, context=256, decode_workers=1)
     return ModelSource(
-        address=f"models:/{name}@champion", work=tmp_path / "work", device="cpu", limits=limits
+        address=f"models:/{name}@champion", work=tmp_path / "work", device="cpu", dtype="auto", limits=limits
     )
 
 
@@ -131,6 +131,8 @@ def test_a_new_champion_takes_over_without_a_failed_request_and_a_damaged_one_is
     give(mlflow_store, name, second)
     wait_until(lambda: "2" in application.versions, 60)
     assert current.model.identity.digest == second.checkpoint_digest
+    models = source.work / "models"
+    wait_until(lambda: [one.name for one in models.iterdir()] == [second.checkpoint_digest], 30)
     assert current.model.identity.fingerprint == f"{name}/2@{second.checkpoint_digest[:12]}"
     wait_until(lambda: not earlier.engine.is_alive(), 30)
 

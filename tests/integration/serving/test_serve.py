@@ -278,6 +278,7 @@ def test_the_server_lists_its_model(client):
         (["--host", "0.0.0.0"], "add --api-keys"),
         (["--limit", "bach=3"], "did you mean batch"),
         (["--limit", "batch=0"], "greater than or equal to 1"),
+        (["--media-host", "*.example.org"], "exact name of a host"),
         (["--host", "192.0.2.1", "--api-keys", "KEYS"], "cannot be used"),
     ],
 )

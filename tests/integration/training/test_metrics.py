@@ -107,7 +107,7 @@ def test_metrics_and_parameters_reach_mlflow_when_it_is_available(
     from llava_av.tracking.mlflow_run import catch_up
 
     trained = job.trained(**settings("deepspeed"))
-    for name, value in mlflow_environment.items():
+    for name, value in {**mlflow_environment, "LLAVA_AV_BUCKET": job.store.bucket}.items():
         monkeypatch.setenv(name, value)
     request = Run(store=job.store, id=trained.run).request()
     first = catch_up(request, trained.rows[:3])
@@ -123,6 +123,8 @@ def test_metrics_and_parameters_reach_mlflow_when_it_is_available(
     assert run.info.status == "FINISHED"
     (logged,) = [one.dataset for one in run.inputs.dataset_inputs]
     assert (logged.name, logged.digest) == (request.dataset.name, job.commit.id[:36])
+    commit = job.store.key(json.loads(logged.source)["uri"])
+    assert json.loads(job.store.get_bytes(commit))["manifest"]
     earlier = client.create_run(run.info.experiment_id, tags={"llava_av.run": "earlier"}).info.run_id
     client.log_param(earlier, "training.samples_per_step", 16)
     assert catch_up(request.model_copy(update={"run": "earlier"}), trained.rows) == earlier

@@ -1,19 +1,27 @@
 """What the server refuses before a model sees it, through the whole application without a network."""
 
 import asyncio
+import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from llava_av.errors import UserError
-from llava_av.serving.api_keys import ApiKeys, read_api_keys
+from llava_av.serving.api_keys import ApiKeys
 from llava_av.serving.app import build_app
 from llava_av.serving.current_model import CurrentModel
+from llava_av.serving.engine import EngineEndedError
 from llava_av.serving.limits import ServingLimits
+from llava_av.serving.media_fetcher import MediaFetcher
+from llava_av.serving.media_hosts import MediaHosts
 from llava_av.serving.served_model import ModelIdentity, ServedModel
 from llava_av.serving.slot_engine import SlotEngine
+from tests.media_samples import write_image
+from tests.model_samples import image, tiny_model
 
 KEY = "0123456789abcdef"
 PATH = "/v1/chat/completions"
@@ -35,7 +43,9 @@ def call(current: CurrentModel, *calls: dict, keys: ApiKeys | None = None, **lim
     """Return the answers to requests that are sent at once."""
 
     async def all_calls() -> list[httpx2.Response]:
-        app = build_app(current, limits=LIMITS.model_copy(update=limits), keys=keys)
+        changed = LIMITS.model_copy(update=limits)
+        fetcher = MediaFetcher(MediaHosts(), changed)
+        app = build_app(current, limits=changed, keys=keys, fetcher=fetcher)
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await asyncio.gather(
@@ -43,6 +53,11 @@ def call(current: CurrentModel, *calls: dict, keys: ApiKeys | None = None, **lim
             )
 
     return asyncio.run(all_calls())
+
+
+def keys_of(folder: Path, *keys: str) -> ApiKeys:
+    (folder / "keys").write_text("\n".join(keys))
+    return ApiKeys(folder / "keys")
 
 
 def error(response: httpx2.Response) -> tuple[int, str]:
@@ -54,24 +69,21 @@ def error(response: httpx2.Response) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "header", ["", KEY, "Bearer", "Bearer ", f"Bearer {KEY}x", f"Basic {KEY}", "Bearer ü"]
 )
-def test_without_a_valid_key_the_api_is_closed(current, header):
-    [answer] = call(
-        current,
-        {"json": ASKED, "headers": {"Authorization": header.encode()}},
-        keys=ApiKeys(["other" * 4, KEY]),
-    )
+def test_without_a_valid_key_the_api_is_closed(current, tmp_path, header):
+    keys = keys_of(tmp_path, "other" * 4, KEY)
+    [answer] = call(current, {"json": ASKED, "headers": {"Authorization": header.encode()}}, keys=keys)
     assert error(answer) == (401, "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_valid_key_opens_the_api_under_any_host_and_probes_need_none(current):
+def test_a_valid_key_opens_the_api_under_any_host_and_probes_need_none(current, tmp_path):
     key = {"Authorization": f"bearer {KEY}", "Host": "models.example.org"}
     asked, probe, listed = call(
         current,
         {"json": ASKED, "headers": key},
         {"method": "GET", "url": "/readyz"},
         {"method": "GET", "url": "/v1/models"},
-        keys=ApiKeys([KEY]),
+        keys=keys_of(tmp_path, KEY),
     )
     assert (asked.status_code, probe.status_code, listed.status_code) == (200, 200, 401)
 
@@ -222,7 +234,7 @@ def test_a_client_that_leaves_before_the_end_of_its_body_gets_no_answer(current)
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
-    app = build_app(current, limits=LIMITS, keys=None)
+    app = build_app(current, limits=LIMITS, keys=None, fetcher=MediaFetcher(MediaHosts(), LIMITS))
     asyncio.run(app(scope, receive, send))
     assert sent == []
 
@@ -248,12 +260,70 @@ def test_a_file_without_good_keys_is_refused(tmp_path, text, says):
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=says):
-        read_api_keys(file)
+        ApiKeys(file)
 
 
 def test_keys_are_lines_of_a_file(tmp_path):
     (tmp_path / "keys").write_text(f"# of the shop\n{KEY}\r\n\n{'b' * 32}")
-    keys = read_api_keys(tmp_path / "keys")
+    keys = ApiKeys(tmp_path / "keys")
     assert keys.accepts(f"Bearer {KEY}")
     assert keys.accepts(f"Bearer {'b' * 32}")
     assert not keys.accepts("Bearer # of the shop")
+
+
+def test_a_file_of_keys_that_changes_takes_effect_and_a_broken_one_does_not(tmp_path, caplog):
+    """A mounted Secret is a link to a folder, which is replaced as a whole."""
+    old, new = "o" * 32, "n" * 32
+
+    def mount(name: str, text: str | None) -> None:
+        (tmp_path / name).mkdir()
+        if text is not None:
+            (tmp_path / name / "keys").write_text(text)
+        (tmp_path / "next").symlink_to(name)
+        (tmp_path / "next").replace(tmp_path / "mounted")
+
+    mount("first", old)
+    keys = ApiKeys(tmp_path / "mounted" / "keys")
+    mount("second", f"{old}\n{new}")
+    assert keys.accepts(f"Bearer {old}")
+    assert keys.accepts(f"Bearer {new}")
+    for name, text in {"broken": "short", "empty": "", "missing": None}.items():
+        mount(name, text)
+        caplog.clear()
+        assert keys.accepts(f"Bearer {new}")
+        assert keys.accepts(f"Bearer {new}")
+        assert caplog.text.count("the earlier keys stay") == 1
+    mount("third", new)
+    assert not keys.accepts(f"Bearer {old}")
+    assert keys.accepts(f"Bearer {new}")
+
+
+class EndedEngine(SilentEngine):
+    """Engine whose device has failed."""
+
+    def submit(self, prompt: object, sampling: object, deliver: object) -> int:
+        raise EngineEndedError
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def test_probes_and_requests_tell_that_the_engine_has_ended(monkeypatch, current):
+    monkeypatch.setattr(current.model, "engine", EndedEngine())
+    probes = [{"method": "GET", "url": url} for url in ("/healthz", "/readyz")]
+    asked, *probed = call(current, {"json": ASKED}, *probes)
+    assert error(asked) == (500, "engine_failed")
+    assert [probe.status_code for probe in probed] == [503, 503]
+
+
+def test_media_of_a_modality_that_the_model_lacks_have_a_code_of_their_own(tmp_path):
+    model, processor = tiny_model(model__vision=None)
+    identity = ModelIdentity(name="tiny", version=None, digest="d" * 64)
+    engine = SlotEngine(model, processor, slots=1, context=512)
+    content = base64.b64encode(write_image(tmp_path / "a.png", image(size=40), "png").read_bytes()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": f"data:;base64,{content}"}}]
+    body = {**ASKED, "messages": [{"role": "user", "content": parts}]}
+    with contextlib.closing(CurrentModel(ServedModel(identity, processor, engine, LIMITS))) as current:
+        [answer] = call(current, {"json": body}, body_bytes=2**20)
+    assert error(answer) == (400, "unsupported_modality")
+    assert "1 image files do not fit the model, which accepts" in answer.json()["error"]["message"]

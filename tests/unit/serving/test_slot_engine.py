@@ -1,6 +1,8 @@
 """Replies of the engine, compared with those of `generate_replies` for each prompt alone."""
 
+import logging
 import queue
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,9 +12,11 @@ from llava_av.errors import UserError
 from llava_av.inference.generation import encode_prompt, generate_replies
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded
-from llava_av.serving.engine import ReplyEnd, ReplyEvent, ReplyFailure, ReplyPiece, Sampling
+from llava_av.serving import slot_engine
+from llava_av.serving.engine import EngineEndedError, ReplyEnd, ReplyEvent, ReplyFailure, ReplyPiece, Sampling
 from llava_av.serving.slot_engine import SlotEngine
 from tests.model_samples import clip, image, tiny_model, waveform
+from tests.server_processes import wait_until
 
 TOKENS = 24
 MEDIA = (
@@ -178,7 +182,7 @@ def test_closing_ends_what_runs_and_refuses_more(parts, prompts):
     engine.close()
     assert isinstance(asked[1].next(), ReplyFailure)
     assert not engine.is_alive()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(EngineEndedError):
         Asked(engine, prompts[1])
 
 
@@ -205,3 +209,51 @@ def test_layers_that_forget_tokens_are_refused():
     processor.config.text_config.layer_types = ["full_attention", "sliding_attention"]
     with pytest.raises(UserError, match="layers of type sliding_attention"):
         SlotEngine(model, processor, slots=1, context=64)
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, model: torch.nn.Module, prompt: Encoded) -> threading.Event:
+    """Let the device fail for good when it reads a prompt; return the event that starts the failure."""
+    embed, long, begin = model.embed, len(prompt.input_ids), threading.Event()
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    def failing(input_ids: torch.Tensor, media: object) -> torch.Tensor:
+        if input_ids.shape[1] == long:
+            assert begin.wait(30)
+            raise error
+        return embed(input_ids, media)
+
+    def broken(device: torch.device) -> None:
+        raise error
+
+    monkeypatch.setattr(model, "embed", failing)
+    monkeypatch.setattr(slot_engine, "require_working", broken)
+    return begin
+
+
+def test_a_device_that_fails_ends_the_engine_and_all_its_requests_at_once(monkeypatch, parts, prompts):
+    model, _ = parts
+    engine = SlotEngine(*parts, slots=2, context=512)
+    begin = fail(monkeypatch, model, prompts[0])
+    asked = [Asked(engine, prompts[number], max_tokens=200) for number in (1, 0, 2, 2)]
+    begin.set()
+    for one in asked:
+        while isinstance(event := one.next(), ReplyPiece):
+            pass
+        assert isinstance(event, ReplyFailure)
+    wait_until(lambda: not engine.is_alive(), 30)
+    assert engine.load() == (0, 0)
+    with pytest.raises(EngineEndedError):
+        Asked(engine, prompts[1])
+    engine.cancel(asked[0].number)
+    engine.close()
+
+
+def test_memory_for_keys_and_values_is_allocated_and_logged_at_the_start(parts, caplog):
+    config = parts[0].config.text_config
+    width = config.hidden_size // config.num_attention_heads
+    size = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * width * 500 * 1_000
+    with caplog.at_level(logging.INFO):
+        SlotEngine(*parts, slots=500, context=1_000).close()
+    assert f"batch=500 requests of context=1000 tokens: {size / 1e9:.2f} GB" in caplog.text
+    with pytest.raises(UserError, match=r"need [\d,.]+ GB, which cpu does not have: set --limit batch"):
+        SlotEngine(*parts, slots=10**9, context=1_000)
