@@ -34,7 +34,9 @@ class Skipping:
     def prepare(self, packet: Any) -> None:
         """Make the decoder decode the frame of its next packet, or skip it."""
         if self._possible and packet.size:
-            self._codec.skip_frame = "DEFAULT" if self._is_needed(packet.pts) else "NONREF"
+            # An edit list discards frames, which are decoded but not displayed.
+            needed = packet.is_discard or self._is_needed(packet.pts)
+            self._codec.skip_frame = "DEFAULT" if needed else "NONREF"
 
     def _is_needed(self, ticks: int | None) -> bool:
         if ticks is None:
