@@ -6,7 +6,7 @@ import hashlib
 import json
 import mimetypes
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -102,12 +102,21 @@ class ObjectStore:
         """Write an object, whatever was there."""
         self._remote.send("PUT", key, body=data, headers={"Content-Type": _content_type(key)})
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Write an object from a file, in parts when it is large."""
+    def put_file(self, key: str, path: Path, *, check: Callable[[], None] = lambda: None) -> None:
+        """Write an object from a file, in parts when it is large.
+
+        Args:
+            key: Key of the object.
+            path: The file.
+            check: Called when the file has been read, before the object exists; if it raises an error,
+                nothing is written.
+        """
         if path.stat().st_size > PART_BYTES:
-            send_in_parts(self._remote, key, path, _content_type(key))
+            send_in_parts(self._remote, key, path, _content_type(key), check)
         else:
-            self.put_bytes(key, path.read_bytes())
+            content = path.read_bytes()
+            check()
+            self.put_bytes(key, content)
 
     def copy_from(self, source: "ObjectStore", source_key: str, etag: str, key: str) -> str:
         """Copy an object of a bucket of the same server within the server, and return its new entity tag.
