@@ -48,10 +48,12 @@ _UNUSED_S = 7 * 24 * 3600.0
 _RANGES_AHEAD = 64
 _DEFAULT_KIND = b"all"
 # Canonical JSON sorts its keys, and a quote inside of text is escaped.
+_TEXT = rb'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
+_LIST = rb'\["%b"(?:,"%b")*+\]' % (_TEXT, _TEXT)
 _LINE = re.compile(
-    rb'^\{(?:"audio":(\[[^\n]*?"\]),)?(?="c)[^\n]*\],"id":("(?:[^"\\\n]|\\.)*")(?:,"image":(\[[^\n]*?"\]))?'
-    rb'(?:,"kind":"((?:[^"\\\n]|\\.)*)")?(?:,"split":"[a-z_]+")?(?:,"use_audio":false)?'
-    rb'(?:,"video":(\[[^\n]*?"\]))?\}$',
+    rb'^\{(?:"audio":(%b),)?(?="c)[^\n]*\],"id":("%b")(?:,"image":(%b))?(?:,"kind":"(%b)")?'
+    rb'(?:,"split":"[a-z_]+")?(?:,"use_audio":false)?(?:,"video":(%b))?\}$'
+    % (_LIST, _TEXT, _LIST, _TEXT, _LIST),
     re.MULTILINE,
 )
 

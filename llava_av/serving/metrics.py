@@ -31,6 +31,8 @@ class ServingMetrics:
         self._tokens = self._counter("generated_tokens", "Tokens of replies")
         self._media = self._counter("media_seconds", "Seconds of media that requests sent", "modality")
         self._fetches = self._counter("fetches", "Media files that requests named by URL", "result")
+        for result in ("ok", "failed"):
+            self._fetches.labels(result)
         self._fetched_bytes = self._counter("fetched_bytes", "Bytes of these files")
         self._first = self._histogram(
             "time_to_first_token_seconds", "Time from a request to the first text of its reply", _SECONDS

@@ -59,6 +59,23 @@ def test_the_server_gets_model_keys_and_limits() -> None:
     assert wait["command"][-1] == "models:/words@champion"
 
 
+def test_the_server_reaches_the_hosts_of_media_at_public_addresses() -> None:
+    hosts = ["media.example.org", "https://clips.example.org:8443", "http://old.example.org", "b.example.org"]
+    found = render(serving(mediaHosts=hosts))
+    (server,) = pod(found)["containers"]
+    assert server["args"][-4:] == [f"--media-host={host}" for host in hosts]
+    rule = named(found, "NetworkPolicy", NAME)["spec"]["egress"][-1]
+    assert rule["ports"] == [{"port": 443}, {"port": 80}, {"port": 8443}]
+    assert {"cidr": "2000::/3"} in [peer["ipBlock"] for peer in rule["to"]]
+    (own,) = [peer["ipBlock"] for peer in rule["to"] if "except" in peer["ipBlock"]]
+    assert {"10.0.0.0/8", "169.254.0.0/16"} < set(own["except"])
+
+
+def test_no_host_of_media_means_no_way_to_the_internet() -> None:
+    egress = named(render(serving()), "NetworkPolicy", NAME)["spec"]["egress"]
+    assert all("ipBlock" not in peer for rule in egress for peer in rule["to"])
+
+
 def test_a_pod_that_ends_has_time_for_running_requests() -> None:
     # The server drains for 30 s after the delay.
     found = render(serving(shutdownDelaySeconds=100))

@@ -15,7 +15,7 @@ import pytest
 
 from llava_av.datasets.checkout import checkout
 from llava_av.datasets.manifest import CommitError, blob_key
-from llava_av.storage import ObjectStore, StoreError, map_parallel, multipart
+from llava_av.storage import ObjectMissing, ObjectStore, StoreError, map_parallel, multipart
 from tests.dataset_folders import stored_key
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 from tests.integration.commits.folders import commit, make
@@ -119,6 +119,20 @@ def test_objects_of_several_ranges_and_none(store: ObjectStore, proxy: FaultProx
     store.put_bytes("empty", b"")
     proxy.fail("reset")
     assert store.get_bytes("empty") == b""
+
+
+def test_content_with_another_digest_is_read_once_more(store: ObjectStore, proxy: FaultProxy) -> None:
+    content = b"some content"
+    digest = hashlib.sha256(content).hexdigest()
+    store.put_bytes("there", content)
+    proxy.only = "GET"
+    proxy.fail("wrong byte")
+    assert store.get_content("there", digest) == content
+    assert proxy.met
+    proxy.fail(None)
+    assert store.get_content("there", "0" * 64) is None
+    with pytest.raises(ObjectMissing):
+        store.get_content("absent", digest)
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_never_mixed(

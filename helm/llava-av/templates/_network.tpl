@@ -14,6 +14,17 @@ metadata:
 {{- if regexMatch ":[0-9]+$" $host -}}{{ regexFind "[0-9]+$" $host }}{{- else if hasPrefix "https" . -}}443{{- else -}}80{{- end -}}
 {{- end -}}
 
+{{/* Ports of the hosts of media, as a list; empty without hosts. */}}
+{{- define "llava-av.mediaPorts" -}}
+{{- $ports := list -}}
+{{- range .Values.serving.mediaHosts -}}
+{{- $ports = append $ports (include "llava-av.urlPort" (ternary . (printf "https://%s" .) (contains "://" .)) | int) -}}
+{{- end -}}
+{{- $rules := list -}}
+{{- range uniq $ports | sortAlpha -}}{{- $rules = append $rules (dict "port" (int .)) -}}{{- end -}}
+{{- with $rules -}}{{ toJson . }}{{- end -}}
+{{- end -}}
+
 {{/* An egress rule to a server: the chart's pods or CIDRs. Takes (list $ part port cidrs). */}}
 {{- define "llava-av.toServer" -}}
 {{- $root := index . 0 -}}

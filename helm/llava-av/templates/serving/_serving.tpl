@@ -90,6 +90,9 @@ containers:
       {{- range $key, $value := $values.limits }}
       - --limit={{ $key }}={{ toJson $value }}
       {{- end }}
+      {{- range $values.mediaHosts }}
+      - --media-host={{ . }}
+      {{- end }}
     {{- include "llava-av.servingEnvironment" $root | nindent 4 }}
     ports: [{name: http, containerPort: 8000}]
     # The model is fetched, verified and loaded before the server answers.
