@@ -180,6 +180,13 @@ def test_ingress() -> None:
     assert made["metadata"]["annotations"] == {"a": "b"}
 
 
+def test_decoded_media_have_more_memory_than_containers_get_by_default() -> None:
+    spec = pod(render(serving()))
+    (mount,) = [one for one in spec["containers"][0]["volumeMounts"] if one["mountPath"] == "/dev/shm"]
+    (volume,) = [one for one in spec["volumes"] if one["name"] == mount["name"]]
+    assert volume["emptyDir"]["medium"] == "Memory"
+
+
 def test_network_policies_admit_the_named_clients() -> None:
     client = {"namespaceSelector": {"matchLabels": {"team": "apps"}}}
     found = render({**serving(clients=[client]), "networkPolicies": {"internet": True}})
