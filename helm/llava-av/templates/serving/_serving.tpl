@@ -108,7 +108,7 @@ volumes:
   - {name: shm, emptyDir: {medium: Memory, sizeLimit: 2Gi}}
   - {name: work, emptyDir: {sizeLimit: {{ $values.modelsSize }}}}
   - {name: config, configMap: {name: {{ include "llava-av.servingName" $root }}}}
-  - {name: keys, secret: {secretName: {{ include "llava-av.servingKeys" $root }}, items: [{key: {{ $values.apiKeys.key }}, path: keys}]}}
+  - {name: keys, secret: {secretName: {{ include "llava-av.servingKeys" $root }}, items: [{key: {{ $values.apiKeys.key | quote }}, path: keys}]}}
   {{- include "llava-av.trustVolume" $root | nindent 2 }}
 {{- end -}}
 
