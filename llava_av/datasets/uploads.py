@@ -254,7 +254,9 @@ class Uploader:
             if self._is_intact(source, stored):
                 return None
             if source.local is not None and size > _SMALL_BYTES:
-                self._upload_large(key, source, source.local)
+                self._store.put_file(
+                    key, source.local, check=partial(_require_unchanged, source, source.local)
+                )
                 return size
             content = source.compared()
             if stored is None:
@@ -278,15 +280,6 @@ class Uploader:
         if source.local is None or source.stamp is None:
             return hashlib.md5(source.content(), usedforsecurity=False).hexdigest()
         return self._cache.entity_tag(source.local, source.stamp)
-
-    def _upload_large(self, key: str, source: Source, local: Path) -> None:
-        _require_unchanged(source, local)
-        self._store.put_file(key, local)
-        try:
-            _require_unchanged(source, local)
-        except CommitError:
-            self._store.delete(key)
-            raise
 
 
 def has_digest(store: ObjectStore, stored: ObjectInfo, sha256: str, cache: FileCache) -> bool:

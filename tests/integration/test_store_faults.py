@@ -14,6 +14,7 @@ import boto3
 import pytest
 
 from llava_av.datasets.checkout import checkout
+from llava_av.datasets.manifest import CommitError, blob_key
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, map_parallel, multipart
 from tests.dataset_folders import stored_key
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
@@ -183,6 +184,28 @@ def test_an_upload_of_a_killed_process_is_aborted_by_the_next_one(
     monkeypatch.setattr(multipart, "ABANDONED_AFTER", timedelta(0))
     direct.put_file("key", tmp_path / "in")
     assert uploads(direct) == ["key2"]
+
+
+def test_a_file_that_changes_while_it_is_sent_replaces_and_deletes_nothing(
+    direct: ObjectStore, store: ObjectStore, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    splits, clip = make(tmp_path, count=3), tmp_path / "clips/0.mp4"
+    content = bytes(17 << 20)
+    clip.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+
+    def change() -> None:
+        # Another writer stores the content that the file had.
+        direct.put_bytes(blob_key(digest), content)
+        clip.write_bytes(b"x" + content[1:])
+
+    proxy.between, proxy.only = change, "partNumber="
+    with pytest.raises(CommitError, match=r"clips/0\.mp4 changed during the commit"):
+        commit(store, tmp_path, splits)
+    assert uploads(direct) == []
+    assert direct.sha256(blob_key(digest)) == digest
+    out = checkout(store, commit(store, tmp_path, splits), tmp_path / "out")
+    assert (out / "clips/0.mp4").read_bytes() == clip.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["500", "reset"])
