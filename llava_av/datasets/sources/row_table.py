@@ -1,6 +1,6 @@
 """Table of the usable rows of a folder, whose text is not kept in memory.
 
-Each row takes about 115 bytes of memory: its ID, and numbers as columns. The canonical lines, which a commit
+Each row takes about 130 bytes of memory: its ID, and numbers as columns. The canonical lines, which a commit
 stores, are in a temporary file if they are large, and are read again range by range.
 """
 
