@@ -57,7 +57,9 @@ def serve(
     dtype: DtypeOption = "auto",
     shutdown_delay_s: Annotated[
         float,
-        typer.Option(min=0, help="Seconds from SIGTERM in which requests are accepted, but /readyz is 503."),
+        typer.Option(
+            min=0, help="Seconds after SIGTERM during which requests are still accepted, but /readyz is 503."
+        ),
     ] = 0.0,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
