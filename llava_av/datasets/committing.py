@@ -64,7 +64,7 @@ def commit_dataset(
         store,
         name,
         content,
-        lambda rows: [sources[path] for path in sorted({row.path for row in rows})],
+        lambda rows: (sources[row.path] for row in rows),
         before_head=before_head,
         head=head,
         on_conflict=on_conflict,
@@ -113,7 +113,7 @@ def commit_content(
     check_name(name)
     # Read after the announcement, so no deletion can take what this commit relies on.
     newest = read_head(store, name, head)
-    sizes: list[int] = []
+    sizes: Sequence[int] = ()
     stored = StoredBlobs(store, name)
     stored.add(content, newest.reader(store))
     if newest.commit is None or not has_content(store, newest.commit, content):

@@ -15,13 +15,12 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from itertools import repeat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llava_av.datasets.file_cache import FileCache, Stamp
-from llava_av.datasets.sources.file_checks import CheckedFile
+from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.media.info import MediaInfo
 
 __all__ = ["FolderFiles"]
@@ -58,21 +57,19 @@ class FolderFiles:
         """
         return self._stamp
 
-    def known(self, cache: FileCache) -> dict[str, CheckedFile]:
+    def known(self, cache: FileCache) -> CheckedFiles:
         """Return the results of files that did not change since `remember`, by their path in the folder."""
-        found: dict[str, CheckedFile] = {}
+        found = CheckedFiles()
         infos: dict[tuple[Any, ...], MediaInfo] = {}
         for block in self._blocks or ():
             # A text that this version cannot read is replaced by `remember`.
             with contextlib.suppress(TypeError, ValueError):
                 names, digests, sizes, rows = json.loads(cache.checked_files(block.digest) or "")
-                own = [_info(infos, tuple(row)) for row in rows]
-                checked = map(CheckedFile, own, digests, sizes, repeat(True))
-                found.update(zip(names, checked, strict=True))
+                found.add(names, [_info(infos, tuple(row)) for row in rows], digests, sizes, decoded=True)
                 block.is_known = True
         return found
 
-    def remember(self, cache: FileCache, checked: Mapping[str, CheckedFile]) -> None:
+    def remember(self, cache: FileCache, checked: CheckedFiles) -> None:
         """Remember the results of decoded files that did not change since this object was made.
 
         Args:

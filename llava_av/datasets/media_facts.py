@@ -12,6 +12,7 @@ properties while those of any of its files are unknown; committing the folder ag
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 from pydantic import TypeAdapter, ValidationError
@@ -64,7 +65,7 @@ def write_facts(
     store: ObjectStore,
     commit: Commit,
     facts: Mapping[str, MediaInfo],
-    pending: frozenset[str] = frozenset(),
+    pending: AbstractSet[str] = frozenset(),
 ) -> None:
     """Write the properties of the media of each range that has none; unknown ones are those of the parent.
 
@@ -91,10 +92,10 @@ def write_facts(
         if key in stored:
             continue
         digests = {row.sha256 for row in files.load(one)}
-        if not inherited and not digests <= known.keys():
+        if not inherited and not all(digest in known for digest in digests):
             known, inherited = {**_of_parent(store, commit), **facts}, True
             unchecked = pending | _pending_of_parent(store, commit)
-        if digests <= known.keys():
+        if all(digest in known for digest in digests):
             _write(store, commit.name, one.sha256, digests, known, unchecked)
 
 
@@ -103,7 +104,7 @@ def write_range_facts(
     dataset: str,
     one: FileRange,
     facts: Mapping[str, MediaInfo],
-    pending: frozenset[str],
+    pending: AbstractSet[str],
 ) -> None:
     """Write the properties of all files of a range of a dataset; arguments as for `write_facts`."""
     _write(store, dataset, one.sha256, facts, facts, pending)
@@ -115,7 +116,7 @@ def _write(
     name: str,
     digests: Iterable[str],
     facts: Mapping[str, MediaInfo],
-    pending: frozenset[str],
+    pending: AbstractSet[str],
 ) -> None:
     own = sorted(digests)
     if unchecked := [digest for digest in own if digest in pending]:

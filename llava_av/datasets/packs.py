@@ -5,7 +5,8 @@ therefore sent together: a pack takes one request, and its files are compared wi
 joined. Few files are sent one by one, so that many small commits do not leave as many packs.
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from llava_av.datasets.file_cache import FileCache
@@ -13,7 +14,14 @@ from llava_av.datasets.manifest import FileEntry, sha256_hex
 from llava_av.datasets.placements import LARGEST_PACKED, Place
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.stored_blobs import StoredBlobs
-from llava_av.datasets.uploads import MediaSources, Source, Uploader, missing_sources, upload_missing
+from llava_av.datasets.uploads import (
+    MediaSources,
+    NewFiles,
+    Source,
+    Uploader,
+    sample_range_sources,
+    upload_missing,
+)
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectStore, map_parallel
 
@@ -22,6 +30,8 @@ __all__ = ["upload_content"]
 _PACK_BYTES = 4 << 20
 _FEWEST = 64
 """Smallest number of small files that are packed."""
+_AT_ONCE = 8192
+"""Files that are prepared at the same time."""
 
 
 def upload_content(
@@ -32,7 +42,7 @@ def upload_content(
     stored: StoredBlobs,
     cache: FileCache,
     progress: ProgressCallback | None = None,
-) -> list[int]:
+) -> Sequence[int]:
     """Write the samples and media that the newest commit does not have, small media files in packs.
 
     Args:
@@ -47,32 +57,44 @@ def upload_content(
     Returns:
         The sizes of the files that were sent.
     """
-    distinct = {each.entry.sha256: each for each in missing_sources(content, newest, media, stored)}
-    small = [source for source in distinct.values() if _is_small(source)]
-    packs = _packs_of(small) if len(small) >= _FEWEST else []
-    sent: list[int] = []
-    report = _Progress(progress, len(distinct), packs)
-    for sizes, places in map_parallel(partial(_upload, Uploader(store, cache)), packs, on_done=report.packs):
-        sent += sizes
-        stored.places.update(places)
-    alone = [source for digest, source in distinct.items() if digest not in stored.places]
-    return sent + upload_missing(store, alone, cache, report.files)
+    ranges, files = sample_range_sources(content, newest), NewFiles(content, newest, stored)
+    report = _Progress(progress, len(ranges) + len(files))
+    sent = array("q", upload_missing(store, ranges, cache, report.alone))
+    report.advance(len(ranges))
+    few = sum(0 < row.bytes <= LARGEST_PACKED for row in files) < _FEWEST
+    for packs, alone in _parts(media(files), pack=not few):
+        uploads = map_parallel(partial(_upload, Uploader(store, cache)), packs, on_done=report.packs(packs))
+        for sizes, places in uploads:
+            sent.extend(sizes)
+            stored.places.add(places)
+        report.advance(sum(map(len, packs)))
+        sent.extend(upload_missing(store, alone, cache, report.alone))
+        report.advance(len(alone))
+    return sent
 
 
-def _is_small(source: Source) -> bool:
-    return source.local is not None and 0 < source.entry.bytes <= LARGEST_PACKED
-
-
-def _packs_of(sources: Sequence[Source]) -> list[list[Source]]:
+def _parts(sources: Iterable[Source], *, pack: bool) -> Iterator[tuple[list[list[Source]], list[Source]]]:
+    """Yield some packs and other files at a time; `pack` is False if no file belongs in a pack."""
     packs: list[list[Source]] = []
-    size = _PACK_BYTES
+    alone: list[Source] = []
+    size, count = 0, 0
     for source in sources:
-        if size + source.entry.bytes > _PACK_BYTES:
-            packs.append([])
-            size = 0
-        packs[-1].append(source)
-        size += source.entry.bytes
-    return packs
+        own = source.entry.bytes
+        is_small = pack and source.local is not None and 0 < own <= LARGEST_PACKED
+        if is_small and packs and size + own <= _PACK_BYTES:
+            packs[-1].append(source)
+            size += own
+        else:
+            if count >= _AT_ONCE:
+                yield packs, alone
+                packs, alone, count = [], [], 0
+            if is_small:
+                packs.append([source])
+                size = own
+            else:
+                alone.append(source)
+        count += 1
+    yield packs, alone
 
 
 def _upload(uploader: Uploader, pack: Sequence[Source]) -> tuple[list[int], dict[str, Place]]:
@@ -91,22 +113,24 @@ def _upload(uploader: Uploader, pack: Sequence[Source]) -> tuple[list[int], dict
 
 
 class _Progress:
-    """Progress of packs and then of the other files."""
+    """Progress of packs and of the other files."""
 
-    def __init__(
-        self, progress: ProgressCallback | None, total: int, packs: Sequence[Sequence[Source]]
-    ) -> None:
-        self._progress, self._total = progress, total
-        self._sizes = list(map(len, packs))
+    def __init__(self, progress: ProgressCallback | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
 
-    def packs(self, done: int) -> None:
-        """Report a number of packs, all of which have nearly the same size."""
-        self._report(sum(self._sizes[:done]))
+    def advance(self, files: int) -> None:
+        """Count files whose progress was reported."""
+        self._done += files
 
-    def files(self, done: int, total: int) -> None:
+    def packs(self, packs: Sequence[Sequence[Source]]) -> Callable[[int], None]:
+        """Return the function that reports a number of packs, all of which have nearly the same size."""
+        sizes = list(map(len, packs))
+        return lambda done: self._report(sum(sizes[:done]))
+
+    def alone(self, done: int, total: int) -> None:
         """Report a number of files that are not in packs."""
-        self._report(sum(self._sizes) + done)
+        self._report(done)
 
     def _report(self, done: int) -> None:
         if self._progress is not None:
-            self._progress(done, self._total)
+            self._progress(self._done + done, self._total)

@@ -11,11 +11,13 @@ A placement that is lost or damaged counts as absent: its files are then looked 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.manifest import CommitError, FileRange, FlatManifest, Manifest, blob_key
 from llava_av.datasets.ranges import FileRow
 from llava_av.frozen import FrozenModel
@@ -25,6 +27,7 @@ __all__ = [
     "LARGEST_PACKED",
     "Place",
     "Placement",
+    "Places",
     "placement_key",
     "placement_keys",
     "read_placement",
@@ -49,6 +52,38 @@ class Place(NamedTuple):
     def key(self) -> str:
         """Key of the pack."""
         return blob_key(self.pack)
+
+
+class Places(Mapping[str, Place]):
+    """Places of files in packs by their digests, as columns: there may be millions."""
+
+    def __init__(self) -> None:
+        self._digests = DigestIndex()
+        self._packs: dict[str, int] = {}
+        self._names: list[str] = []
+        self._numbers, self._offsets = array("i"), array("q")
+
+    def add(self, places: Mapping[str, Place]) -> None:
+        """Add places; they replace earlier ones of the same digests."""
+        self._digests.add(places)
+        for place in places.values():
+            if place.pack not in self._packs:
+                self._packs[place.pack] = len(self._names)
+                self._names.append(place.pack)
+            self._numbers.append(self._packs[place.pack])
+            self._offsets.append(place.offset)
+
+    def __getitem__(self, sha256: str) -> Place:
+        places = self._digests.places(sha256)
+        if not places:
+            raise KeyError(sha256)
+        return Place(self._names[self._numbers[places[-1]]], self._offsets[places[-1]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self._digests))
+
+    def __len__(self) -> int:
+        return len(set(self._digests))
 
 
 class Placement(FrozenModel):

@@ -4,7 +4,7 @@ A reader gives files and samples as listings, whose rows are loaded range by ran
 by the digests of their ranges first; only ranges that differ are loaded.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -83,15 +83,15 @@ def content_in_memory(
 ) -> ContentReader:
     """Return the reader of content that is not committed, in any order."""
     listings = {split: samples_in_memory(sorted(lines, key=itemgetter(0))) for split, lines in splits.items()}
-    return content_of(listings, files, quarantined)
+    return content_of(listings, sorted(files, key=itemgetter(0)), quarantined)
 
 
 def content_of(
-    splits: Mapping[str, Samples], files: Iterable[FileRow], quarantined: Iterable[QuarantinedEntry]
+    splits: Mapping[str, Samples], files: Sequence[FileRow], quarantined: Iterable[QuarantinedEntry]
 ) -> ContentReader:
-    """Return the reader of samples, of files in any order and of omissions, none of which are committed."""
+    """Return the reader of samples, files sorted by path, and omissions, none of which are committed."""
     return ContentReader(
-        files=files_in_memory(sorted(files, key=itemgetter(0))),
+        files=files_in_memory(files),
         splits={split: partial(_itself, splits[split]) for split in sorted(splits)},
         quarantined=tuple(sorted(quarantined, key=lambda entry: (entry.file, entry.reason))),
         has_blobs=False,

@@ -8,7 +8,7 @@ import logging
 from functools import partial
 
 from llava_av.datasets.manifest import CommitError, FileRange
-from llava_av.datasets.placements import Place, Placement, read_placement, write_placement
+from llava_av.datasets.placements import Placement, Places, read_placement, write_placement
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.storage import ObjectStore, map_parallel
@@ -30,7 +30,7 @@ class StoredBlobs:
         self._store, self._name = store, name
         self._ranges: set[str] = set()
         self._digests: set[str] = set()
-        self.places: dict[str, Place] = {}
+        self.places = Places()
         """Places of files in packs, by their digest; other files are blobs of their own."""
 
     def __contains__(self, sha256: str) -> bool:
@@ -47,7 +47,7 @@ class StoredBlobs:
             for rows, placement in map_parallel(partial(self._read, commit), changed):
                 self._digests.update(row.sha256 for row in rows)
                 if placement is not None:
-                    self.places |= placement.places
+                    self.places.add(placement.places)
             if commit.has_blobs:
                 self._ranges |= commit.files.digests
 

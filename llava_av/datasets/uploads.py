@@ -7,12 +7,14 @@ read and has its digest. A blob with other content is written again.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress, islice
 from pathlib import Path
 
+from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.file_cache import FileCache, Stamp
 from llava_av.datasets.manifest import (
     CommitError,
@@ -34,17 +36,18 @@ from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore, StoreError,
 
 __all__ = [
     "MediaSources",
+    "NewFiles",
     "Source",
     "Uploader",
     "file_range_sources",
     "folder_sources",
     "has_digest",
     "media_sources",
-    "missing_sources",
     "naming",
     "no_sources",
     "range_source",
     "require_free_names",
+    "sample_range_sources",
     "stored_path",
     "upload_missing",
 ]
@@ -54,9 +57,10 @@ _SMALL_BYTES = 8 << 20
 # A smaller file is sent without asking for it first: the store refuses to replace it.
 _TINY_BYTES = 256 << 10
 _BATCH = 4096
+_HASHED_AT_ONCE = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """Content of one blob: in a local file with its stamp when it was hashed, or returned by a function."""
 
@@ -85,26 +89,17 @@ class Source:
         return content
 
 
-MediaSources = Callable[[Collection[FileRow]], Sequence[Source]]
-"""Function that returns the sources of media files, in the order of their paths."""
+MediaSources = Callable[[Iterable[FileRow]], Iterable[Source]]
+"""Function that yields the sources of media files, of which there may be millions, in the same order."""
 
 
-def no_sources(rows: Collection[FileRow]) -> Sequence[Source]:
+def no_sources(rows: Iterable[FileRow]) -> Iterable[Source]:
     """Return no sources, for content whose media are stored."""
     return ()
 
 
-def missing_sources(
-    content: ContentReader, newest: ContentReader | None, media: MediaSources, stored: StoredBlobs
-) -> list[Source]:
-    """Return the ranges of samples, and the media, that the newest commit does not have.
-
-    Args:
-        content: Content to commit.
-        newest: Newest commit; None if there is none.
-        media: Returns the media files of `content`.
-        stored: Media of the newest commit.
-    """
+def sample_range_sources(content: ContentReader, newest: ContentReader | None) -> list[Source]:
+    """Return the ranges of samples that the newest commit does not have."""
     found: list[Source] = []
     for split in content.splits:
         listing = content.samples(split)
@@ -114,7 +109,7 @@ def missing_sources(
             for one in listing.ranges
             if one.sha256 not in known
         ]
-    return [*found, *media(_new_files(content, newest, stored))]
+    return found
 
 
 def file_range_sources(content: ContentReader, newest: ContentReader | None) -> list[Source]:
@@ -134,10 +129,30 @@ def _ranges_of(newest: ContentReader | None, split: str) -> frozenset[str]:
     return newest.samples(split).digests if newest is not None and known else frozenset()
 
 
-def _new_files(content: ContentReader, newest: ContentReader | None, stored: StoredBlobs) -> list[FileRow]:
-    """Return the files whose content is not known to be in the newest commit."""
-    before = newest.files.digests if newest is not None else frozenset()
-    return [row for row in content.files.except_for(before) if row.sha256 not in stored]
+class NewFiles:
+    """Media files of some content that is not known to be in the newest commit, one for each digest.
+
+    Args:
+        content: Content to commit.
+        newest: Newest commit; None if there is none.
+        stored: Media of the newest commit.
+    """
+
+    def __init__(self, content: ContentReader, newest: ContentReader | None, stored: StoredBlobs) -> None:
+        self._files, self._stored = content.files, stored
+        self._before = newest.files.digests if newest is not None else frozenset()
+        digests = DigestIndex()
+        digests.add(row.sha256 for row in self._all())
+        self._is_first = digests.firsts()
+
+    def _all(self) -> Iterator[FileRow]:
+        return (row for row in self._files.except_for(self._before) if row.sha256 not in self._stored)
+
+    def __iter__(self) -> Iterator[FileRow]:
+        return compress(self._all(), self._is_first)
+
+    def __len__(self) -> int:
+        return self._is_first.count(1)
 
 
 def range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
@@ -174,8 +189,8 @@ def require_free_names(paths: AbstractSet[str], splits: Iterable[str]) -> None:
         raise CommitError(f"{taken[0]} has the name of a split's own file: rename it")
 
 
-def folder_sources(root: Path, cache: FileCache, rows: Collection[FileRow]) -> list[Source]:
-    """Return the sources of media files of a folder.
+def folder_sources(root: Path, cache: FileCache, rows: Iterable[FileRow]) -> Iterator[Source]:
+    """Yield the sources of media files of a folder.
 
     Args:
         root: The folder.
@@ -185,11 +200,13 @@ def folder_sources(root: Path, cache: FileCache, rows: Collection[FileRow]) -> l
     Raises:
         CommitError: A file cannot be read, or changed since it was checked.
     """
-    sources = map_parallel(lambda row: _hash_file(root, row.path, cache), sorted(rows))
-    for source, row in zip(sources, sorted(rows), strict=True):
-        if source.entry.sha256 != row.sha256:
-            raise _changed(source.local)
-    return sources
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _HASHED_AT_ONCE)):
+        sources = map_parallel(lambda row: _hash_file(root, row.path, cache), batch)
+        for source, row in zip(sources, batch, strict=True):
+            if source.entry.sha256 != row.sha256:
+                raise _changed(source.local)
+            yield source
 
 
 def upload_missing(

@@ -87,7 +87,8 @@ def commit_folder(
         if head.commit is not None:
             _compare(store, head.commit, folder, content, named=bool(name))
         commit = partial(commit_content, store, chosen, content, checked_sources(folder, cache))
-        record = recording(store, message=message, author=author, media=scan.facts, pending=scan.pending)
+        facts, pending = scan.files.facts, scan.files.pending
+        record = recording(store, message=message, author=author, media=facts, pending=pending)
         progress = progress_reporter("data", "files uploaded")
         committed = commit(
             before_head=record, head=head, on_conflict=on_conflict, cache=cache, progress=progress
@@ -95,7 +96,7 @@ def commit_folder(
         if committed.unchanged:
             _report_unchanged(store, committed, scan, message)
         # Omissions are reported each time, and pending media are decoded at another depth.
-        if known is not None and not scan.quarantined and not scan.pending and on_conflict != "rebase":
+        if known is not None and not scan.quarantined and not pending and on_conflict != "rebase":
             known.remember(committed.id)
     return committed
 
@@ -170,7 +171,7 @@ def _warn_of_message(commit: Commit, message: str) -> None:
 def _report_unchanged(store: ObjectStore, commit: Commit, scan: FolderScan, message: str) -> None:
     _warn_of_message(commit, message)
     if not has_facts(store, commit):
-        write_facts(store, commit, scan.facts, scan.pending)
+        write_facts(store, commit, scan.files.facts, scan.files.pending)
 
 
 def _log_left_out(quarantined: tuple[Quarantined, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.history import HistoryEntry, write_entry
@@ -19,7 +20,7 @@ def recording(
     message: str = "",
     author: str = "",
     media: Mapping[str, MediaInfo] | None = None,
-    pending: frozenset[str] = frozenset(),
+    pending: AbstractSet[str] = frozenset(),
 ) -> Callable[[Commit], None]:
     """Return a function that writes the records of a new commit, for `commit_dataset`.
 

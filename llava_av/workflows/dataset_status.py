@@ -107,7 +107,7 @@ def folder_status(
         progress = progress_reporter("data", "files checked")
         scan = read_folder(folder, progress, checks=checks, files=files)
     content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
-    changes = compare_contents(before, ComparedContent(content=content, facts=lambda one: scan.facts))
+    changes = compare_contents(before, ComparedContent(content=content, facts=lambda one: scan.files.facts))
     return FolderStatus(
         name=chosen,
         newest=newest,
@@ -116,7 +116,7 @@ def folder_status(
         left_out=scan.quarantined,
         commits=newest is None or bool(changes) or content.quarantined != newest.manifest.quarantined,
         refused=scan.bad_share > shares.max_bad_share,
-        pending=len(scan.pending),
+        pending=len(scan.files.pending),
     )
 
 

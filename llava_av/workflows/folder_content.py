@@ -1,10 +1,10 @@
 """Content of a checked folder or prefix as its commit would have it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 from llava_av.datasets.committing import omissions
 from llava_av.datasets.extraction import left_out_before
@@ -14,6 +14,7 @@ from llava_av.datasets.folder_stamp import KnownFolder
 from llava_av.datasets.manifest import LeftOut, safe_path
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader, content_of
+from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.datasets.sources.folder import FolderScan
 from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.uploads import MediaSources, folder_sources, require_free_names, stored_path
@@ -70,25 +71,57 @@ def folder_content(
     # numpy takes a tenth of a second to load, and an unchanged folder does not need it.
     from llava_av.datasets.split import SplitColumns, content_digests, held_out_samples
 
-    rows, table = scan.rows, scan.rows.table
+    rows, table, digests = scan.rows, scan.rows.table, scan.files.digests
     columns = SplitColumns(
         id=rows.id,
         sides=rows.splits,
         media=rows.media,
-        digests=[() if allow_shared_media else content_digests(own, scan.digests) for own in table.names],
+        digests=[() if allow_shared_media else content_digests(own, digests) for own in table.names],
         paths=table.names,
     )
     held_out = held_out_samples(columns, shares.held_out_share)
     splits = {"train": rows.where(~held_out), "held_out": rows.where(held_out)}
-    files = _files(scan)
-    require_free_names(files.keys(), splits)
+    names = _names(scan)
+    require_free_names(names.keys(), splits)
     listings = {split: own.listing() for split, own in splits.items()}
-    return content_of(listings, files.values(), omissions(left_out_now(folder, scan)))
+    files = _FolderRows(scan.files, names)
+    return content_of(listings, files, omissions(left_out_now(folder, scan)))
 
 
-def _files(scan: FolderScan) -> Mapping[str, FileRow]:
-    """Return the files that samples name, by their paths in the commit."""
-    found: dict[str, FileRow] = {}
+class _FolderRows(Sequence[FileRow]):
+    """Media files of a folder, sorted by path, whose rows are made when they are read.
+
+    Args:
+        files: Results of their checks.
+        names: Name of each file in the folder by its path in the commit.
+    """
+
+    def __init__(self, files: CheckedFiles, names: dict[str, str]) -> None:
+        self._files, self._paths = files, sorted(names)
+        self._names = [names[path] for path in self._paths]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, place: int) -> FileRow: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[FileRow]: ...
+
+    def __getitem__(self, place: int | slice) -> FileRow | list[FileRow]:
+        if isinstance(place, slice):
+            return list(map(self._row, self._paths[place], self._names[place]))
+        return self._row(self._paths[place], self._names[place])
+
+    def _row(self, path: str, name: str) -> FileRow:
+        file = self._files[name]
+        return FileRow(path, file.sha256, file.bytes)
+
+
+def _names(scan: FolderScan) -> dict[str, str]:
+    """Return the names of the files that samples name, by their paths in the commit."""
+    found: dict[str, str] = {}
     rows, names = scan.rows, scan.rows.table.names
     for media, place in zip(*rows.first_places(), strict=True):
         for name in names[media]:
@@ -96,8 +129,7 @@ def _files(scan: FolderScan) -> Mapping[str, FileRow]:
                 path = safe_path(name)
             except ValueError:
                 path = stored_path(rows.id(place), name)
-            file = scan.files[name]
-            found[path] = FileRow(path, file.sha256, file.bytes)
+            found[path] = name
     return found
 
 

@@ -178,13 +178,13 @@ def test_a_file_that_is_not_decoded_is_decoded_at_full_depth(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    assert len(read(folder, cache, "headers").pending) == 3
+    assert len(read(folder, cache, "headers").files.pending) == 3
     decoded: list[str] = []
     decode = check.check_media
     monkeypatch.setattr(check, "check_media", lambda path: decoded.append(path.name) or decode(path))
-    assert not read(folder, cache).pending
+    assert not read(folder, cache).files.pending
     assert len(decoded) == 3
-    assert not read(folder, cache, "headers").pending
+    assert not read(folder, cache, "headers").files.pending
 
 
 def test_links_are_followed_each_time(folder: Path, tmp_path: Path) -> None:

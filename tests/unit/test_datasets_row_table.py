@@ -102,8 +102,8 @@ def test_pending_files_are_remembered_when_they_are_decoded(tmp_path: Path) -> N
     root.mkdir()
     write_grey_image(root / "a.png", 1)
     (root / "conversations.jsonl").write_text(line({"id": "1", "image": "a.png"}) + line({"id": "2"}))
-    assert scanned(root, tmp_path / "cache", "headers").pending
-    assert not scanned(root, tmp_path / "cache").pending
+    assert scanned(root, tmp_path / "cache", "headers").files.pending
+    assert not scanned(root, tmp_path / "cache").files.pending
     with FileCache(tmp_path / "cache") as cache:
         assert set(FolderFiles(root).known(cache)) == {"a.png"}
 

@@ -1,8 +1,9 @@
 """Checks of the media files that the rows of a folder name, by their paths in the folder."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,6 +17,8 @@ __all__ = ["CheckedFile", "FileCheck", "check_files", "folder_check", "outside"]
 _WORKERS = 4
 # A task of a pool costs as much as the check of a file that is known.
 _AT_ONCE = 8
+# A waiting task takes memory.
+_MOST_TASKS = 64
 
 
 class CheckedFile(NamedTuple):
@@ -39,10 +42,21 @@ def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
 
 def check_files(names: Sequence[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
     """Check files; yield each path with its result, in order. Threads suffice: decoders release the GIL."""
-    parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
-    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        for part, results in zip(parts, pool.map(lambda part: list(map(check, part)), parts), strict=True):
-            yield from zip(part, results, strict=True)
+
+    def checked(start: int) -> list[tuple[str, CheckedFile | str]]:
+        return [(name, check(name)) for name in names[start : start + _AT_ONCE]]
+
+    tasks: deque[Future[list[tuple[str, CheckedFile | str]]]] = deque()
+    pool = ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1))
+    try:
+        for start in range(0, len(names), _AT_ONCE):
+            tasks.append(pool.submit(checked, start))
+            if len(tasks) == _MOST_TASKS:
+                yield from tasks.popleft().result()
+        while tasks:
+            yield from tasks.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def outside(name: str) -> str | None:

@@ -14,7 +14,8 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.file_checks import CheckedFile, FileCheck, check_files, folder_check
+from llava_av.datasets.sources.checked_files import CheckedFiles
+from llava_av.datasets.sources.file_checks import FileCheck, check_files, folder_check
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.sources.sample_rows import row_blocks
 from llava_av.media.info import MediaInfo
@@ -72,7 +73,7 @@ class FolderScan:
     """Videos without an audio track whose audio would have been used: allowed, but worth a notice."""
     audio_durations_s: tuple[float, ...]
     """Length of each file whose audio is used, in seconds."""
-    files: Mapping[str, CheckedFile]
+    files: CheckedFiles
     """Usable media files by the path that the samples give."""
 
     @functools.cached_property
@@ -84,21 +85,6 @@ class FolderScan:
     def answers_outside_choices(self) -> tuple[str, ...]:
         """Return the IDs of samples whose answer is not among their choices; allowed, but reported."""
         return self.rows.outside_choices()
-
-    @functools.cached_property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of each usable media file by its path."""
-        return {path: found.sha256 for path, found in self.files.items()}
-
-    @functools.cached_property
-    def facts(self) -> dict[str, MediaInfo]:
-        """Properties of the usable media files by the digest of their content."""
-        return {found.sha256: found.info for found in self.files.values()}
-
-    @functools.cached_property
-    def pending(self) -> frozenset[str]:
-        """Digests of files that were not decoded."""
-        return frozenset(found.sha256 for found in self.files.values() if not found.decoded)
 
     @property
     def bad_share(self) -> float:
@@ -126,7 +112,7 @@ def read_folder(
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
     checks = MediaChecks(FileCache()) if checks is None else checks
-    known = {} if files is None else files.known(checks.cache)
+    known = None if files is None else files.known(checks.cache)
     check = folder_check(root, checks)
     scan = scan_rows(find_rows(root), str(root), check, progress, known=known, cache=checks.cache)
     if files is not None:
@@ -146,7 +132,7 @@ def scan_rows(
     check: FileCheck,
     progress: ProgressCallback | None,
     *,
-    known: Mapping[str, CheckedFile] | None = None,
+    known: CheckedFiles | None = None,
     cache: FileCache | None = None,
 ) -> FolderScan:
     """Parse rows and check every media file that they name.
@@ -163,19 +149,19 @@ def scan_rows(
         DatasetError: No sample is usable.
     """
     lines, bad_rows = _read_rows(rows, cache)
-    checked = _check_all(_names(lines), check, known or {}, progress)
-    reasons = _reasons(lines, checked)
+    files, failures = _check_all(_names(lines), check, known, progress)
+    reasons = _reasons(lines, files, failures)
     good = _without(lines, reasons.keys())
     quarantined = bad_rows + _bad_files(rows, lines, reasons)
     _require_some(rows, folder, good, quarantined)
-    with_audio = _files_with_used_audio(good, checked)
+    with_audio = _files_with_used_audio(good, files)
     return FolderScan(
         rows=good,
         quarantined=tuple(quarantined),
         bad_samples=len(bad_rows) + len(lines) - len(good),
         videos_without_audio=sum(not info.has_audio for info in with_audio),
         audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
-        files={name: found for name, found in checked.items() if isinstance(found, CheckedFile)},
+        files=files,
     )
 
 
@@ -185,12 +171,13 @@ def _names(lines: SampleRows) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(names[one] for one in media)))
 
 
-def _reasons(lines: SampleRows, checked: Mapping[str, CheckedFile | str]) -> dict[_Use, str]:
+def _reasons(lines: SampleRows, files: CheckedFiles, failures: Mapping[str, str]) -> dict[_Use, str]:
     """Return the reasons of uses that are not possible, in the order of their first mention."""
     found: dict[_Use, str] = {}
     for media in lines.first_places()[0]:
         for name, role in lines.table.uses(media):
-            if reason := _unfit(role, checked[name]):
+            reason = failures[name] if name in failures else _unfit(role, files.info(name))
+            if reason:
                 found[name, role] = reason
     return found
 
@@ -238,25 +225,24 @@ def _read_rows(rows: Rows, cache: FileCache | None) -> tuple[SampleRows, list[Qu
 def _check_all(
     names: Sequence[str],
     check: FileCheck,
-    known: Mapping[str, CheckedFile],
+    known: CheckedFiles | None,
     progress: ProgressCallback | None,
-) -> dict[str, CheckedFile | str]:
-    """Check files that are not known; return the result or the reason of each."""
-    results: dict[str, CheckedFile | str] = dict.fromkeys(names, "")
-    results.update((name, known[name]) for name in names if name in known)
-    others = [name for name in names if name not in known]
+) -> tuple[CheckedFiles, dict[str, str]]:
+    """Check files that are not known; return the usable ones, and the reasons why others are not."""
+    files, failures = CheckedFiles() if known is None else known.of(names), {}
+    others = [name for name in names if name not in files]
     for done, (name, result) in enumerate(check_files(others, check), start=len(names) - len(others) + 1):
-        results[name] = result
+        if isinstance(result, str):
+            failures[name] = result
+        else:
+            files.add([name], [result.info], [result.sha256], [result.bytes], decoded=result.decoded)
         if progress is not None:
             progress(done, len(names))
-    return results
+    return files, failures
 
 
-def _unfit(role: str, found: CheckedFile | str) -> str | None:
+def _unfit(role: str, info: MediaInfo) -> str | None:
     """Return the reason why a file cannot be used in a role; None if it can."""
-    if isinstance(found, str):
-        return found
-    info = found.info
     if role == "audio":
         return None if info.has_audio else 'has no audio track, but is named under "audio"'
     if info.kind == role or (info.is_animation and role == "image"):
@@ -278,7 +264,7 @@ def _require_some(rows: Rows, folder: str, good: SampleRows, quarantined: list[Q
     )
 
 
-def _files_with_used_audio(rows: SampleRows, checked: Mapping[str, CheckedFile | str]) -> list[MediaInfo]:
+def _files_with_used_audio(rows: SampleRows, files: CheckedFiles) -> list[MediaInfo]:
     """Return the properties of each file whose audio is used, even if it has none."""
     table = rows.table
     names: dict[str, None] = {}
@@ -286,4 +272,4 @@ def _files_with_used_audio(rows: SampleRows, checked: Mapping[str, CheckedFile |
         for name, role in table.uses(media):
             if role == "audio" or (role == "video" and table.use_audio(media)):
                 names[name] = None
-    return [found.info for name in names if isinstance(found := checked[name], CheckedFile)]
+    return list(map(files.info, names))

@@ -12,7 +12,7 @@ import contextlib
 import os
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -110,15 +110,15 @@ class RemoteFolder:
         with _temporary_folder() as home:
             yield self._rows(objects, home), partial(self._check, objects, home, checks)
 
-    def sources(self, cache: FileCache, rows: Collection[FileRow]) -> list[Source]:
-        """Return the sources of media files.
+    def sources(self, cache: FileCache, rows: Iterable[FileRow]) -> Iterator[Source]:
+        """Yield the sources of media files.
 
         Args:
             cache: Cache of their scan, which knows the versions of its files.
             rows: The files as they were checked.
         """
         objects = {info.key.removeprefix(self.prefix): info for info in self.store.list(self.prefix)}
-        return [self._source(row.path, row.sha256, objects.get(row.path), cache) for row in sorted(rows)]
+        return (self._source(row.path, row.sha256, objects.get(row.path), cache) for row in rows)
 
     def _rows(self, objects: Mapping[str, ObjectInfo], home: Path) -> Rows:
         name, found = choose_file(path for path in objects if "/" not in path)
