@@ -1,4 +1,4 @@
-"""Index of many digests that takes 44 bytes for each, where a dictionary would take several hundred."""
+"""Index of digests that takes 44 bytes for each; a dictionary takes about 250."""
 
 from array import array
 from bisect import bisect_left

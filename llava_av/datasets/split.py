@@ -147,10 +147,10 @@ class _Groups:
             for other in others:
                 low, high = sorted((_root(parents, first), _root(parents, other)))
                 parents[high] = low
-        firsts = [_root(parents, own[0]) if own else None for own in samples.digests]
+        firsts = (_root(parents, own[0]) if own else None for own in samples.digests)
         numbers: dict[str, int] = {}
-        of_media = np.array(
-            [-1 if one is None else numbers.setdefault(one, len(numbers)) for one in firsts], np.int64
+        of_media = np.fromiter(
+            (-1 if one is None else numbers.setdefault(one, len(numbers)) for one in firsts), np.int64
         )
         self._id, self._names = samples.id, list(numbers)
         self.of_sample: _Integers = of_media[samples.media]
@@ -175,9 +175,11 @@ class _Groups:
     def positions(self) -> npt.NDArray[np.float64]:
         """Position of each free group between 0 and 1; it is held out if this is below the wanted share."""
         free = np.flatnonzero(self.sides == 0)
-        digests = [hashlib.sha256(self.name(group).encode()).digest()[:8] for group in free.tolist()]
+        digests = bytearray()
+        for group in free.tolist():
+            digests += hashlib.sha256(self.name(group).encode()).digest()[:8]
         found = np.zeros(len(self))
-        found[free] = np.frombuffer(b"".join(digests), ">u8") / 2.0**64
+        found[free] = np.frombuffer(digests, ">u8") / 2.0**64
         return found
 
     def _stated_sides(self, samples: SplitColumns) -> npt.NDArray[np.int8]:

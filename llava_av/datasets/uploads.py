@@ -90,7 +90,9 @@ class Source:
 
 
 MediaSources = Callable[[Iterable[FileRow]], Iterable[Source]]
-"""Function that yields the sources of media files, of which there may be millions, in the same order."""
+"""Function that yields the sources of media files in the order of the files.
+
+There may be millions, so it prepares few at a time."""
 
 
 def no_sources(rows: Iterable[FileRow]) -> Iterable[Source]:

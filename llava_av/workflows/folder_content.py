@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Protocol
 
 from llava_av.datasets.committing import omissions
+from llava_av.datasets.computed import Computed
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
@@ -76,7 +77,10 @@ def folder_content(
         id=rows.id,
         sides=rows.splits,
         media=rows.media,
-        digests=[() if allow_shared_media else content_digests(own, digests) for own in table.names],
+        digests=Computed(
+            len(table.names),
+            lambda media: () if allow_shared_media else content_digests(table.names[media], digests),
+        ),
         paths=table.names,
     )
     held_out = held_out_samples(columns, shares.held_out_share)
@@ -84,39 +88,19 @@ def folder_content(
     names = _names(scan)
     require_free_names(names.keys(), splits)
     listings = {split: own.listing() for split, own in splits.items()}
-    files = _FolderRows(scan.files, names)
-    return content_of(listings, files, omissions(left_out_now(folder, scan)))
+    return content_of(listings, _rows(scan.files, names), omissions(left_out_now(folder, scan)))
 
 
-class _FolderRows(Sequence[FileRow]):
-    """Media files of a folder, sorted by path, whose rows are made when they are read.
+def _rows(files: CheckedFiles, names: dict[str, str]) -> Sequence[FileRow]:
+    """Return the rows of files, sorted by path; `names` has their names in the folder by path."""
+    paths = sorted(names)
+    own = [names[path] for path in paths]
 
-    Args:
-        files: Results of their checks.
-        names: Name of each file in the folder by its path in the commit.
-    """
+    def row(place: int) -> FileRow:
+        file = files[own[place]]
+        return FileRow(paths[place], file.sha256, file.bytes)
 
-    def __init__(self, files: CheckedFiles, names: dict[str, str]) -> None:
-        self._files, self._paths = files, sorted(names)
-        self._names = [names[path] for path in self._paths]
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, place: int) -> FileRow: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[FileRow]: ...
-
-    def __getitem__(self, place: int | slice) -> FileRow | list[FileRow]:
-        if isinstance(place, slice):
-            return list(map(self._row, self._paths[place], self._names[place]))
-        return self._row(self._paths[place], self._names[place])
-
-    def _row(self, path: str, name: str) -> FileRow:
-        file = self._files[name]
-        return FileRow(path, file.sha256, file.bytes)
+    return Computed(len(paths), row)
 
 
 def _names(scan: FolderScan) -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
+from llava_av.datasets.computed import Computed
 from llava_av.datasets.manifest import SampleRange
 from llava_av.datasets.ranges import Listing, SampleLine, sample_range
 from llava_av.datasets.schema import Split
@@ -115,9 +116,9 @@ class RowTable:
         return np.frombuffer(self._splits, np.int8)
 
     @cached_property
-    def names(self) -> list[tuple[str, ...]]:
+    def names(self) -> Sequence[tuple[str, ...]]:
         """Paths of distinct media."""
-        return [one[1::2] for one in self._media_numbers]
+        return Computed(len(self._distinct), lambda media: self._distinct[media][1::2])
 
     @cached_property
     def _distinct(self) -> list[_Media]:

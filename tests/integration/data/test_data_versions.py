@@ -143,7 +143,10 @@ def test_a_rebased_commit_has_the_records_of_both_writers(
         store,
         "clips",
         other,
-        {str(split): samples for split, samples in split_samples(scan.samples, 0.1, scan.files.digests).items()},
+        {
+            str(split): samples
+            for split, samples in split_samples(scan.samples, 0.1, scan.files.digests).items()
+        },
         (),
         before_head=recording(store, message="Noon", author="Ada", media=scan.files.facts),
         head=head,
