@@ -50,7 +50,7 @@ def test_an_index_finds_all_places_of_a_digest(parts: list[list[int]]) -> None:
 def test_an_index_refuses_what_is_no_digest() -> None:
     index = DigestIndex()
     for bad in ("ab", "x" * 64):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="hexadecimal"):
             index.add([digest(1), bad])
     assert len(index) == 0
 
