@@ -26,9 +26,10 @@ def table_rows(source: Path) -> Iterator[Mapping[str, object]]:
         raise DatasetError(f"{source} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{source} is not UTF-8 text: {error}; save it as UTF-8") from None
-    for cells in _cells(source, text):
+    for number, cells in enumerate(_cells(source, text), start=1):
         if None in cells:
-            raise DatasetError(f"{source} has a row with more cells than its first row: {cells}"[:300])
+            more = f"row {number}: has more cells than its first row: {cells[None]}; quote cells with commas"
+            raise DatasetError(f"{source} {more}"[:300])
         row = {name.strip().lower(): cell for name, cell in cells.items() if cell}
         yield {name: _parts(cell) if name in _LISTS else cell for name, cell in row.items()}
 
