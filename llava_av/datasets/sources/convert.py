@@ -109,7 +109,9 @@ def _converted(rows: _Rows, source: Path, target: Path) -> Converted:
             if not taken:
                 raise DatasetError(f"{source} has no rows: name a file with at least one")
     except OSError as error:
-        raise DatasetError(f"{target} cannot be written: {error.strerror or error}") from None
+        raise DatasetError(
+            f"{target} cannot be written: {error.strerror or error}; choose another folder"
+        ) from None
     return Converted(samples=len(taken), system_prompts=prompts)
 
 
@@ -136,7 +138,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         yield part
         part.replace(home)
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise DatasetError(
+            f"{folder} cannot be written: {error.strerror or error}; choose another folder"
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -28,8 +28,11 @@ def table_rows(source: Path) -> Iterator[Mapping[str, object]]:
         raise DatasetError(f"{source} is not UTF-8 text: {error}; save it as UTF-8") from None
     for number, cells in enumerate(_cells(source, text), start=1):
         if None in cells:
-            more = f"row {number}: has more cells than its first row: {cells[None]}; quote cells with commas"
-            raise DatasetError(f"{source} {more}"[:300])
+            more = next(reversed(cells.values()))
+            raise DatasetError(
+                f"{source} row {number}: has more cells than its first row: {more}: quote cells that contain the "
+                "separator"[:300]
+            )
         row = {name.strip().lower(): cell for name, cell in cells.items() if cell}
         yield {name: _parts(cell) if name in _LISTS else cell for name, cell in row.items()}
 
