@@ -17,6 +17,7 @@ read again, and compared with those of a dataset in which 10 files differ.
 """
 
 import argparse
+import compileall
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+import llava_av
 from llava_av.datasets.manifest import FileRange, Manifest, blob_key, canonical_json
 from llava_av.datasets.ranges import FileRow, cut_files
 from llava_av.datasets.reading import open_content
@@ -233,10 +235,13 @@ def measure_samples(
 ) -> Iterator[Cost]:
     """Measure commits of a folder with many samples."""
     data, file = data_command(work, environment), folder / "conversations.jsonl"
-    lines = file.read_text().splitlines()
-    yield data(f"first commit of {len(lines):,} samples", "commit", folder, "--name", "samples")
-    lines[:_CHANGED] = (line.replace("Noise", "Grain") for line in lines[:_CHANGED])
-    file.write_text("\n".join(lines))
+    yield data("first commit of the samples", "commit", folder, "--name", "samples")
+    # Line by line: the memory of this process is part of the peak that is measured for a command.
+    changed = file.with_name("changed")
+    with file.open() as before, changed.open("w") as after:
+        for number, line in enumerate(before):
+            after.write(line.replace("Noise", "Grain") if number < _CHANGED else line)
+    changed.replace(file)
     yield data(f"commit after {_CHANGED} samples changed", "commit", folder, "--name", "samples")
 
 
@@ -326,6 +331,8 @@ def main() -> None:
     if options.step:
         run_step(options.step, options.rows, options.work)
         return
+    # As an installation does, so that no command compiles.
+    compileall.compile_dir(Path(llava_av.__file__).parent, quiet=1)
     print(f"| What | Wall s | CPU s | CPU s of the server | Peak memory, MB |\n|{' --- |' * 5}")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

@@ -1,16 +1,18 @@
 """Benchmark of decoding clips on all cores: `python -m benchmarks.decoding`.
 
 Each side decodes the same MP4 files of `--seconds` at 640 x 360 and 25 frames per second, with stereo audio
-of 48 kHz, into 40 frames of 384 x 384 and mono audio of 16 kHz; no clip is decoded before or kept. The sides
-alternate in each round, so all share the load of the machine; the table has the medians of clips per second.
+of 48 kHz, into 40 frames of 384 x 384 and mono audio of 16 kHz; no clip is decoded before or kept. x264
+encodes the clips with its defaults; `--b-frames 0` leaves out B-frames. The sides alternate in each round, so
+all share the load of the machine. The table has the medians of clips per second, and of the CPU time of all
+processes for each clip, which depends less on other work of the machine.
 
 - `bare`: a loop of PyAV calls in one process per core, without checks and without passing on its results.
-  This is the limit.
 - `llava_av`: the pool of a training process, with arrays passed on to that process.
 - `webdataset`: the same loop in workers of torch's DataLoader that read tar files with WebDataset.
+- `streaming`: the same loop in workers of torch's DataLoader that read shards with MosaicML Streaming.
 - `torchcodec`: one thread per core with a decoder of one FFmpeg thread, if FFmpeg is installed.
 
-The last two run only if their packages can be imported; they are no dependencies of this project.
+The last three run only if their packages can be imported; they are no dependencies of this project.
 """
 
 import argparse
@@ -34,7 +36,9 @@ from typing import Any, BinaryIO
 
 import av
 import numpy as np
+import psutil
 from av.audio.resampler import AudioResampler
+from av.video.frame import PictureType
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
@@ -47,7 +51,7 @@ FPS, RATE_HZ = 25, 48_000
 FRAMES, SIZE, AUDIO_HZ = 40, 384, 16_000
 
 
-def write_clip(path: Path, source: Path, seconds: int) -> None:
+def write_clip(path: Path, source: Path, seconds: int, *, b_frames: int) -> None:
     """Write `seconds` of a film, repeated as often as needed, with noise as its audio."""
     with av.open(str(source)) as film:
         frames = [frame.reformat(640, 360, "yuv420p") for frame in film.decode(video=0)]
@@ -55,10 +59,14 @@ def write_clip(path: Path, source: Path, seconds: int) -> None:
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream("libx264", rate=FPS)
         video.width, video.height, video.pix_fmt = 640, 360, "yuv420p"
+        # With more threads, the file depends on the number of cores.
+        video.codec_context.max_b_frames, video.codec_context.thread_count = b_frames, 1
         audio: Any = container.add_stream("aac", rate=RATE_HZ, layout="stereo")
         for number in range(seconds * FPS):
             frame = frames[number % len(frames)]
             frame.pts, frame.time_base = number, Fraction(1, FPS)
+            # x264 would keep the types of the film's frames.
+            frame.pict_type = PictureType.NONE
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         for second in range(seconds):
@@ -156,7 +164,6 @@ def _decode_entry(entry: dict[str, Any], seconds: float) -> tuple[Any, Any]:
 def run_webdataset(paths: Sequence[Path], seconds: float, cores: int, block: ExitStack) -> Callable[[], None]:
     """Return a function that decodes all files from tar files in workers of a DataLoader."""
     import webdataset
-    from torch.utils.data import DataLoader
 
     shards = [paths[0].parent / f"shard-{number}.tar" for number in range(cores)]
     for number, shard in enumerate(shards):
@@ -165,18 +172,43 @@ def run_webdataset(paths: Sequence[Path], seconds: float, cores: int, block: Exi
                 tar.add(path, path.name)
     names = [str(shard) for shard in shards]
     dataset = webdataset.WebDataset(names, shardshuffle=False, nodesplitter=None)
-    loader = DataLoader(
-        dataset.map(partial(_decode_entry, seconds=seconds)),
-        batch_size=None,
-        num_workers=cores,
-        persistent_workers=True,
-    )
+    return _run_workers(dataset.map(partial(_decode_entry, seconds=seconds)), len(paths), cores)
+
+
+def run_streaming(paths: Sequence[Path], seconds: float, cores: int, block: ExitStack) -> Callable[[], None]:
+    """Return a function that decodes all files from shards in workers of a DataLoader."""
+    from streaming import MDSWriter, StreamingDataset
+
+    class Clips(StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, at: int) -> tuple[Any, Any]:
+            return _decode_entry(super().__getitem__(at), seconds)
+
+    folder = paths[0].parent / "shards"
+    with MDSWriter(out=str(folder), columns={"mp4": "bytes"}) as writer:
+        for path in paths:
+            writer.write({"mp4": path.read_bytes()})
+    return _run_workers(Clips(local=str(folder), shuffle=False, batch_size=1), len(paths), cores)
+
+
+def _run_workers(dataset: Any, clips: int, cores: int) -> Callable[[], None]:
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(dataset, batch_size=None, num_workers=cores, persistent_workers=True)
 
     def run() -> None:
-        assert sum(len(frames) == FRAMES for frames, _ in loader) == len(paths)
+        assert sum(len(frames) == FRAMES for frames, _ in loader) == clips
 
     run()
     return run
+
+
+SIDES = {
+    "bare": run_bare,
+    "llava_av": run_llava_av,
+    "webdataset": run_webdataset,
+    "streaming": run_streaming,
+    "torchcodec": run_torchcodec,
+}
 
 
 def main() -> None:
@@ -185,34 +217,47 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--b-frames", type=int, default=3, help="most consecutive B-frames of the clips")
     parser.add_argument("--film", type=Path, required=True, help="any video, whose frames the clips repeat")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as block:
         first = Path(folder) / "0000.mp4"
-        write_clip(first, options.film, options.seconds)
+        write_clip(first, options.film, options.seconds, b_frames=options.b_frames)
         paths = [first, *(Path(folder) / f"{number:04}.mp4" for number in range(1, options.clips))]
         for path in paths[1:]:
             shutil.copy(first, path)
-        sides = {"bare": run_bare, "llava_av": run_llava_av}
-        sides |= {"webdataset": run_webdataset} if find_spec("webdataset") else {}
-        sides |= {"torchcodec": run_torchcodec} if find_spec("torchcodec") else {}
-        runs = {name: start(paths, options.seconds, cores, block) for name, start in sides.items()}
-        rates = _measure(runs, len(paths), options.rounds)
+        present = [name for name in SIDES if name in ("bare", "llava_av") or find_spec(name)]
+        runs = {name: SIDES[name](paths, options.seconds, cores, block) for name in present}
+        results = _measure(runs, options.rounds)
     print(f"{cores} cores, {options.clips} clips of {options.seconds} s, load {os.getloadavg()[0]:.1f}")
-    for name, values in rates.items():
-        share = median(values) / median(rates["bare"])
-        print(f"{name:<11}{median(values):7.2f} clips/s{share:7.2f} of bare")
+    bare_s = median(wall_s for wall_s, _ in results["bare"])
+    for name, measured in results.items():
+        wall_s = median(wall_s for wall_s, _ in measured)
+        cpu_s = median(cpu_s for _, cpu_s in measured) / options.clips
+        print(
+            f"{name:<11}{options.clips / wall_s:7.2f} clips/s{bare_s / wall_s:7.2f} of bare"
+            f"{cpu_s:8.3f} CPU s for each clip"
+        )
 
 
-def _measure(runs: dict[str, Callable[[], None]], clips: int, rounds: int) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {name: [] for name in runs}
+def _measure(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Return the wall time and the CPU time of each round of each side, in seconds."""
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            started = time.perf_counter()
+            cpu_s, started = _cpu_s(), time.perf_counter()
             run()
-            rates[name].append(clips / (time.perf_counter() - started))
-    return rates
+            wall_s = time.perf_counter() - started
+            results[name].append((wall_s, _cpu_s() - cpu_s))
+    return results
+
+
+def _cpu_s() -> float:
+    """Return the CPU time of this process and its living children, in seconds."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from llava_av.datasets.filtering import Conditions
 from llava_av.datasets.ingest_results import ResultSender, SharedCache, delete_results, read_ingest_results
 from llava_av.datasets.manifest import CommitRecord, canonical_json, sha256_hex
 from llava_av.datasets.media_facts import pending_keys
+from llava_av.datasets.media_stream import MediaStream
 from llava_av.datasets.pending_checks import decode_pending, pending_files
 from llava_av.datasets.sample_table import sample_table
 from llava_av.datasets.verification import verify_commits
 from llava_av.storage import ObjectStore
-from llava_av.training.media_stream import MediaStream
 from llava_av.workflows.derive_commits import filter_commit, merge_commits
 from tests.fault_proxy import FaultProxy
 from tests.integration.commits.folders import commit, make, tree

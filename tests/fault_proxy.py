@@ -36,10 +36,10 @@ class FaultProxy(ThreadingHTTPServer):
         self.fault: Callable[[_Handler, bytes], None] | None = None
         self.attempts = 0
         self.only = ""
-        """Part of the path of the requests that get faults."""
+        """Part of the address of the requests that get faults or call `between`."""
         self.met: Counter[str] = Counter()
         self.between: Callable[[], object] | None = None
-        """Callback after the first answer with a part of an object."""
+        """Callback when the first part of an object has been read or stored, before the answer."""
         self.stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -80,10 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.number >= 0 and self.server.fault is not None:
             self.server.fault(self, body)
         else:
-            self.answer(self.forwarded(body))
-        if self.headers.get("Range") and self.server.between is not None:
-            between, self.server.between = self.server.between, None
-            between()
+            answer = self.forwarded(body)
+            is_part = self.headers.get("Range") or "partNumber=" in self.path
+            if is_part and self.server.only in self.path and self.server.between is not None:
+                between, self.server.between = self.server.between, None
+                between()
+            self.answer(answer)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_GET
 

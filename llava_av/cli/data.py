@@ -140,9 +140,16 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert tables, messages, ShareGPT, Parquet or WebDataset tars to a folder's conversations.jsonl."""
-    from llava_av.datasets.sources.convert import convert_file
+    from llava_av.datasets.sources.convert import BadRowsError, convert_file
 
-    converted = convert_file(source, target)
+    try:
+        converted = convert_file(source, target)
+    except BadRowsError as error:
+        for reason in error.reasons:
+            _LOG.error("%s", printable(reason))
+        if error.left:
+            _LOG.error("and %s", count_of(error.left, "more row"))
+        raise
     if as_json:
         print_json({"file": str(target), **asdict(converted)})
     else:

@@ -27,33 +27,32 @@ from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.ranges import FileRow
 from llava_av.files import file_lock
 from llava_av.media.info import MediaError
-from llava_av.processes.variables import count_variable
+from llava_av.processes.variables import DATA_CACHE_MB, DATA_CACHE_VARIABLE, count_variable
 from llava_av.storage import file_sha256
 from llava_av.storage.store_errors import local_files
 
-__all__ = ["CACHE_VARIABLE", "NEVER", "BlobCache", "cache_bytes"]
+__all__ = ["NEVER", "BlobCache", "cache_bytes"]
 
-CACHE_VARIABLE = "LLAVA_AV_DATA_CACHE_MB"
-"""Variable with the size of the cache in MB; default: 8 GB, but at most half of the space available to it."""
 NEVER = 2**31 - 1
 """Step of a use that is not expected."""
 
 _MB, _MOST_MB = 10**6, 10**9
-_DEFAULT_BYTES = 8 * 10**9
 # A scan of the folder frees more than one blob needs, so that not every download needs one.
 _FREED_SHARE = 0.1
 
 
 def cache_bytes(folder: Path) -> int:
-    """Return the size in bytes of the cache in a folder, which `CACHE_VARIABLE` sets.
+    """Return the size in bytes of the cache in a folder, which `DATA_CACHE_VARIABLE` sets.
+
+    By default, it is `DATA_CACHE_MB`, but at most half of the space available to it.
 
     Raises:
         UserError: The variable is not a whole number from 1 to 10⁹.
     """
-    if megabytes := count_variable(os.environ, CACHE_VARIABLE, least=1, most=_MOST_MB):
+    if megabytes := count_variable(os.environ, DATA_CACHE_VARIABLE, least=1, most=_MOST_MB):
         return megabytes * _MB
     space = shutil.disk_usage(folder).free + sum(size for _, size, _, _ in _entries(folder))
-    return min(_DEFAULT_BYTES, space // 2)
+    return min(DATA_CACHE_MB * _MB, space // 2)
 
 
 class BlobCache:

@@ -25,7 +25,7 @@ from llava_av.datasets.commits import Commit
 from llava_av.datasets.manifest import CommitError, FileRange
 from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.media_facts import facts_of_ranges
-from llava_av.datasets.placements import Place
+from llava_av.datasets.placements import LARGEST_PACKED, Place
 from llava_av.datasets.ranges import FileRow
 from llava_av.files import write_whole
 from llava_av.media.info import MediaInfo
@@ -109,8 +109,10 @@ class CommitFiles:
             file = self._folder / one.sha256
             found = _RangeColumns.read(file, one.rows)
             if found is None:
+                paths, digests, sizes = self._read(one)
+                places = self._reader.places(one) if min(sizes) <= LARGEST_PACKED else {}
                 with local_files(file):
-                    write_whole(file, _content(*self._read(one), self._reader.places(one)))
+                    write_whole(file, _content(paths, digests, sizes, places))
                 found = _RangeColumns.read(file, one.rows)
                 assert found is not None, "a file that was just written is whole"
             self._ranges[one.sha256] = found
@@ -175,16 +177,14 @@ def _content(
     names: Sequence[str], digests: Sequence[str], sizes: Sequence[int], places: Mapping[str, Place]
 ) -> bytes:
     paths = [name.encode() for name in names]
-    found = list(map(places.get, digests))
     packs: dict[str, int] = {}
-    numbers = (
-        [len(paths)],
-        np.cumsum(list(map(len, paths))),
-        sizes,
-        [-1 if place is None else packs.setdefault(place.pack, len(packs)) for place in found],
-        [0 if place is None else place.offset for place in found],
-    )
-    columns = np.concatenate(numbers).astype(np.int64)
+    in_packs = np.zeros((2, len(paths)), np.int64)
+    in_packs[0] = -1
+    for row, digest in enumerate(digests if places else ()):
+        if (place := places.get(digest)) is not None:
+            in_packs[:, row] = packs.setdefault(place.pack, len(packs)), place.offset
+    ends = np.cumsum(np.fromiter(map(len, paths), np.int64))
+    columns = np.concatenate([[len(paths)], ends, np.array(sizes, np.int64), in_packs.ravel()])
     body = b"".join((columns.tobytes(), bytes.fromhex("".join((*digests, *packs))), *paths))
     return body + _checksum(body)
 

@@ -64,7 +64,7 @@ def commit_dataset(
         store,
         name,
         content,
-        lambda paths: [sources[path] for path in sorted(paths)],
+        lambda rows: [sources[path] for path in sorted({row.path for row in rows})],
         before_head=before_head,
         head=head,
         on_conflict=on_conflict,
@@ -95,7 +95,7 @@ def commit_content(
         store: Object store to write to.
         name: Name of the dataset.
         content: The content.
-        sources: Returns the sources of media files by their paths; called for those that may be new.
+        sources: Returns the sources of media files; called for those that may be new.
         before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
         head: Commit that the content is based on.
         on_conflict: Reaction to another newest commit than `head` when the ref is moved.

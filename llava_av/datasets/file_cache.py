@@ -31,7 +31,8 @@ __all__ = ["FileCache", "KnownFile", "Stamp", "check_key"]
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL)"
-_FLUSH_ROWS = 500
+_FLUSH_ROWS, _FLUSH_CHARACTERS = 500, 8 << 20
+_TEMPORARY = ""
 _BUSY_S = 10.0
 # Clocks of file systems that store fractions of a second advance by a timer tick, others by 1 or 2 s.
 _TICK_NS, _COARSE_TICK_NS = 100_000_000, 2_000_000_000
@@ -75,12 +76,13 @@ class FileCache:
     """Facts about files; safe for threads, and for several processes with one file.
 
     Args:
-        file: SQLite file, created if necessary; None: the cache is in memory.
+        file: SQLite file, created if necessary; None: the cache is temporary.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._pending: dict[str, str] = {}
+        self._pending_characters = 0
         self._file = file
         self._database = _opened(file)
 
@@ -190,7 +192,8 @@ class FileCache:
     def _put(self, key: str, value: str) -> None:
         with self._lock:
             self._pending[key] = value
-            if len(self._pending) >= _FLUSH_ROWS:
+            self._pending_characters += len(value)
+            if len(self._pending) >= _FLUSH_ROWS or self._pending_characters >= _FLUSH_CHARACTERS:
                 self._flush()
 
     def _flush(self) -> None:
@@ -198,16 +201,17 @@ class FileCache:
         with self._tolerant(), self._database:
             self._database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", rows)
         self._pending.clear()
+        self._pending_characters = 0
 
     @contextlib.contextmanager
     def _tolerant(self) -> Iterator[None]:
-        """Continue in memory after a failure of the file, and delete a damaged file."""
+        """Continue with a temporary cache after a failure of the file, and delete a damaged file."""
         try:
             yield
         except sqlite3.Error as error:
             _LOG.info("the cache %s is no longer used: %s", self._file, error)
             self._database.close()
-            self._database = _connected(":memory:")
+            self._database = _connected(_TEMPORARY)
             if self._file is not None and not isinstance(error, sqlite3.OperationalError):
                 self._file.unlink(missing_ok=True)
 
@@ -223,7 +227,7 @@ def _seal(key: str, value: str) -> bytes:
 
 def _opened(file: Path | None) -> sqlite3.Connection:
     if file is None:
-        return _connected(":memory:")
+        return _connected(_TEMPORARY)
     for _ in range(2):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +241,7 @@ def _opened(file: Path | None) -> sqlite3.Connection:
         except OSError as error:
             _LOG.info("the cache %s is not used: %s", file, error.strerror)
             break
-    return _connected(":memory:")
+    return _connected(_TEMPORARY)
 
 
 def _connected(name: str) -> sqlite3.Connection:

@@ -16,6 +16,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from llava_av.media.info import MediaInfo
 __all__ = ["FolderFiles"]
 
 _MEAN_FILES = 64
+_RECENT_NS = 10_000_000_000
+"""Age from which a change is settled on every file system."""
 
 
 class FolderFiles:
@@ -62,10 +65,10 @@ class FolderFiles:
         for block in self._blocks or ():
             # A text that this version cannot read is replaced by `remember`.
             with contextlib.suppress(TypeError, ValueError):
-                for name, sha256, size, *fields in json.loads(cache.checked_files(block.digest) or ""):
-                    if (info := infos.get(own := tuple(fields))) is None:
-                        info = infos[own] = MediaInfo(**dict(zip(_FIELDS, own, strict=True)))
-                    found[name] = CheckedFile(info=info, sha256=sha256, bytes=size, decoded=True)
+                names, digests, sizes, rows = json.loads(cache.checked_files(block.digest) or "")
+                own = [_info(infos, tuple(row)) for row in rows]
+                checked = map(CheckedFile, own, digests, sizes, repeat(True))
+                found.update(zip(names, checked, strict=True))
                 block.is_known = True
         return found
 
@@ -77,19 +80,27 @@ class FolderFiles:
             checked: Results of usable files by their path in the folder.
         """
         for block in self._blocks or ():
-            if not block.is_known:
-                rows = [
-                    [name, found.sha256, found.bytes, *vars(found.info).values()]
-                    for name, stamp in block.files()
-                    if (found := checked.get(name)) is not None
-                    and found.decoded
-                    and stamp.is_settled(self._began_ns)
-                    and _has_stamp(self.root / name, stamp)
-                ]
-                cache.remember_files(block.digest, json.dumps(rows))
+            if block.is_known:
+                continue
+            own = [(name, stamp, checked[name]) for name, stamp in block.files() if name in checked]
+            rows = [
+                (name, found.sha256, found.bytes, list(vars(found.info).values()))
+                for name, stamp, found in own
+                if stamp.is_settled(self._began_ns) and _has_stamp(self.root / name, stamp)
+            ]
+            # Pending files are looked up each time, because their results change.
+            if all(found.decoded for _, _, found in own):
+                cache.remember_files(block.digest, json.dumps(list(zip(*rows, strict=True)) or [[]] * 4))
 
 
 _FIELDS = tuple(MediaInfo.__dataclass_fields__)
+
+
+def _info(known: dict[tuple[Any, ...], MediaInfo], fields: tuple[Any, ...]) -> MediaInfo:
+    """Return the properties with some values; equal ones are one object."""
+    if (found := known.get(fields)) is None:
+        found = known[fields] = MediaInfo(**dict(zip(_FIELDS, fields, strict=True)))
+    return found
 
 
 class _Block:
@@ -127,11 +138,11 @@ class _Walk:
         Raises:
             OSError: A directory or file cannot be accessed.
         """
-        with os.scandir(home) as found:
+        with os.scandir(os.fsencode(home)) as found:
             entries = sorted(found, key=lambda entry: entry.name)
         parts: list[bytes] = []
         for entry in entries:
-            name = os.fsencode(entry.name)
+            name = entry.name
             if entry.is_symlink():
                 self.is_settled = False
             elif entry.is_dir(follow_symlinks=False):
@@ -144,13 +155,14 @@ class _Walk:
         yield _Block(home, folder, b"".join(parts))
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from self.blocks(entry.path, f"{folder}{entry.name}/")
+                yield from self.blocks(os.fsdecode(entry.path), f"{folder}{os.fsdecode(entry.name)}/")
 
-    def _stamp(self, entry: "os.DirEntry[str]") -> bytes:
+    def _stamp(self, entry: "os.DirEntry[bytes]") -> bytes:
         status = entry.stat(follow_symlinks=False)
         modified_ns, changed_ns = status.st_mtime_ns, status.st_ctime_ns
-        stamp = Stamp(status.st_size, modified_ns, changed_ns, status.st_ino, status.st_dev)
-        self.is_settled = self.is_settled and stamp.is_settled(self._began_ns)
+        stamp = status.st_size, modified_ns, changed_ns, status.st_ino, status.st_dev
+        if self._began_ns - max(modified_ns, changed_ns) < _RECENT_NS:
+            self.is_settled = self.is_settled and Stamp(*stamp).is_settled(self._began_ns)
         return b"%d %d %d %d %d" % stamp
 
 

@@ -145,16 +145,19 @@ def clip_sizes(
     )
 
 
-def has_audio(root: Path, sample: Sample) -> bool:
-    """Check by the files' headers whether a sample has audio.
+def has_audio(source: MediaSource, sample: Sample) -> bool:
+    """Check by recorded properties, or else by the files' headers, whether a sample has audio.
 
     Raises:
         MediaError: As `load_clip`.
     """
     if sample.audio:
         return True
-    tracks = (_load(root, name, sample.id, lambda path: probe(path).has_audio) for name in sample.video)
-    return sample.use_audio and any(tracks)
+    if not sample.use_audio:
+        return False
+    with source.files(sample) as files:
+        infos = (source.info(name) or _load(files, name, sample.id, probe) for name in sample.video)
+        return any(info.has_audio for info in infos)
 
 
 def _load(root: _Files, name: str, sample_id: str, load: Callable[[Path], _Media]) -> _Media:

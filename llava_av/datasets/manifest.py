@@ -50,7 +50,7 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = r"^[0-9a-f]{64}$"
-_UNUSUAL = ("..", "//", "/.", "\0")
+_UNUSUAL = re.compile(r"\.\.|//|/\.|\0")
 
 
 class CommitError(UserError):
@@ -242,7 +242,7 @@ def safe_path(path: str) -> str:
     Raises:
         ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`).
     """
-    if path[:1] not in ("", "/", ".") and path[-1] != "/" and not any(part in path for part in _UNUSUAL):
+    if path[:1] not in ("", "/", ".") and path[-1] != "/" and not _UNUSUAL.search(path):
         return path
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in path:

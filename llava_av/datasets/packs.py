@@ -10,7 +10,7 @@ from functools import partial
 
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import FileEntry, sha256_hex
-from llava_av.datasets.placements import Place
+from llava_av.datasets.placements import LARGEST_PACKED, Place
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.stored_blobs import StoredBlobs
 from llava_av.datasets.uploads import MediaSources, Source, Uploader, missing_sources, upload_missing
@@ -19,7 +19,6 @@ from llava_av.storage import ObjectStore, map_parallel
 
 __all__ = ["upload_content"]
 
-_SMALL_BYTES = 256 << 10
 _PACK_BYTES = 4 << 20
 _FEWEST = 64
 """Smallest number of small files that are packed."""
@@ -61,7 +60,7 @@ def upload_content(
 
 
 def _is_small(source: Source) -> bool:
-    return source.local is not None and 0 < source.entry.bytes <= _SMALL_BYTES
+    return source.local is not None and 0 < source.entry.bytes <= LARGEST_PACKED
 
 
 def _packs_of(sources: Sequence[Source]) -> list[list[Source]]:

@@ -22,6 +22,7 @@ from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectDamaged, ObjectStore
 
 __all__ = [
+    "LARGEST_PACKED",
     "Place",
     "Placement",
     "placement_key",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+
+LARGEST_PACKED = 256 << 10
+"""Size of the largest file that a pack can have."""
 
 
 class Place(NamedTuple):

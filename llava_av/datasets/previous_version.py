@@ -1,13 +1,15 @@
 """Comparison of a folder with the newest commit of its dataset: name, relation, and samples that move."""
 
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.ranges import SampleLine
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.sources.rows import DatasetError
 
@@ -38,8 +40,11 @@ class Previous:
         digests = {row.sha256 for row in new.files}
         if any(row.sha256 in digests for row in self.content.files):
             return
-        lines = {line.text for split in new.splits for line in new.samples(split)}
-        if any(line.text in lines for split in self.content.splits for line in self.content.samples(split)):
+        # Hashes, because the lines may not fit in memory.
+        lines = {hash(line.text) for split in new.splits for line in new.samples(split)}
+        if any(
+            hash(line.text) in lines for split in self.content.splits for line in self.content.samples(split)
+        ):
             return
         name = self.commit.name
         raise DatasetError(
@@ -49,18 +54,23 @@ class Previous:
 
     def moved(self, new: ContentReader) -> Counter[str]:
         """Count the samples that changed their split, by their new split; errors as for `require_related`."""
-        now = {line.id: split for split, line in _lines(new, self.content)}
-        return Counter(
-            now[line.id] for before, line in _lines(self.content, new) if now.get(line.id, before) != before
-        )
+        both = heapq.merge(*_splits(0, self.content, new), *_splits(1, new, self.content))
+        moved: Counter[str] = Counter()
+        for _, found in groupby(both, key=itemgetter(0)):
+            splits = [split for _, _, split in found]
+            if len(set(splits)) > 1:
+                moved[splits[-1]] += 1
+        return moved
 
 
-def _lines(own: ContentReader, other: ContentReader) -> Iterator[tuple[str, SampleLine]]:
-    """Yield the split and the line of samples in ranges that the other content does not have."""
-    for split in own.splits:
+def _splits(age: int, own: ContentReader, other: ContentReader) -> list[Iterator[tuple[str, int, str]]]:
+    """Return for each split the IDs in ranges that the other content does not have, with `age` and split."""
+
+    def of(split: str) -> Iterator[tuple[str, int, str]]:
         known = other.samples(split).digests if split in other.splits else frozenset()
-        for line in own.samples(split).except_for(known):
-            yield split, line
+        return ((line.id, age, split) for line in own.samples(split).except_for(known))
+
+    return list(map(of, own.splits))
 
 
 def name_of_folder(folder: Path) -> str:

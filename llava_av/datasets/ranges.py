@@ -15,7 +15,7 @@ import operator
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -33,8 +33,10 @@ __all__ = [
     "parse_files",
     "parse_samples",
     "sample_line",
+    "sample_range",
     "samples_content",
     "samples_in_memory",
+    "starts_range",
     "stored_line",
 ]
 
@@ -115,28 +117,47 @@ def cut_samples(lines: Iterable[SampleLine]) -> Iterator[tuple[SampleRange, byte
     """Yield the ranges of samples, sorted by ID, and the content of each."""
     for part in _parts(lines, lambda line: line.id, _SAMPLES):
         content = samples_content(part)
-        yield (
-            SampleRange(
-                first=part[0].id,
-                rows=len(part),
-                sha256=sha256_hex(content),
-                size=len(content),
-                kinds=dict(sorted(Counter(line.kind for line in part).items())),
-            ),
-            content,
-        )
+        yield sample_range(part[0].id, len(part), Counter(line.kind for line in part), content), content
 
 
 def _parts(rows: Iterable[_Row], key: Callable[[_Row], str], mean: int) -> Iterator[list[_Row]]:
     part: list[_Row] = []
     for row in rows:
-        digest = hashlib.sha256(key(row).encode()).digest()
-        if part and int.from_bytes(digest[:4]) % mean == 0:
+        if part and _starts(key(row), mean):
             yield part
             part = []
         part.append(row)
     if part:
         yield part
+
+
+def starts_range(sample: str) -> bool:
+    """Check whether a sample with an ID starts a new range."""
+    return _starts(sample, _SAMPLES)
+
+
+def _starts(key: str, mean: int) -> bool:
+    digest = hashlib.sha256(key.encode()).digest()
+    # The second condition decides; the mean is a multiple of 256.
+    return not digest[3] and int.from_bytes(digest[:4]) % mean == 0
+
+
+def sample_range(first: str, rows: int, kinds: Mapping[str, int], content: bytes) -> SampleRange:
+    """Return the range of samples with some content.
+
+    Args:
+        first: ID of the first sample.
+        rows: Number of samples.
+        kinds: Number of samples of each kind.
+        content: As `samples_content` returns it.
+    """
+    return SampleRange(
+        first=first,
+        rows=rows,
+        sha256=sha256_hex(content),
+        size=len(content),
+        kinds=dict(sorted(kinds.items())),
+    )
 
 
 def files_in_memory(rows: Sequence[FileRow]) -> Listing[FileRange, FileRow]:

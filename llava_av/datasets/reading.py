@@ -19,7 +19,6 @@ from llava_av.datasets.manifest import (
     SampleRange,
     SplitEntry,
     blob_key,
-    sha256_hex,
 )
 from llava_av.datasets.placements import Place, readable_places
 from llava_av.datasets.ranges import (
@@ -34,7 +33,7 @@ from llava_av.datasets.ranges import (
 )
 from llava_av.storage import ObjectMissing, ObjectStore
 
-__all__ = ["ContentReader", "content_in_memory", "open_content"]
+__all__ = ["ContentReader", "content_in_memory", "content_of", "open_content"]
 
 _Parsed = TypeVar("_Parsed")
 Files = Listing[FileRange, FileRow]
@@ -83,12 +82,17 @@ def content_in_memory(
     quarantined: Iterable[QuarantinedEntry],
 ) -> ContentReader:
     """Return the reader of content that is not committed, in any order."""
-    listings = {
-        split: samples_in_memory(sorted(splits[split], key=itemgetter(0))) for split in sorted(splits)
-    }
+    listings = {split: samples_in_memory(sorted(lines, key=itemgetter(0))) for split, lines in splits.items()}
+    return content_of(listings, files, quarantined)
+
+
+def content_of(
+    splits: Mapping[str, Samples], files: Iterable[FileRow], quarantined: Iterable[QuarantinedEntry]
+) -> ContentReader:
+    """Return the reader of samples, of files in any order and of omissions, none of which are committed."""
     return ContentReader(
-        files=files_in_memory(sorted(files)),
-        splits={split: partial(_itself, listing) for split, listing in listings.items()},
+        files=files_in_memory(sorted(files, key=itemgetter(0))),
+        splits={split: partial(_itself, splits[split]) for split in sorted(splits)},
         quarantined=tuple(sorted(quarantined, key=lambda entry: (entry.file, entry.reason))),
         has_blobs=False,
         places=_nowhere,
@@ -176,12 +180,13 @@ class _Blobs:
     def _read(self, digest: str, what: str) -> bytes:
         key = blob_key(digest)
         try:
-            content = self._store.get_bytes(key)
+            content = self._store.get_content(key, digest)
         except ObjectMissing:
-            content = None
-        if content is not None and sha256_hex(content) == digest:
-            return content
-        state = "lost" if content is None else "damaged"
+            state = "lost"
+        else:
+            if content is not None:
+                return content
+            state = "damaged"
         raise CommitError(
             f"the {what} of {self._name}@{self._commit} are {state} ({self._store.uri(key)}): run `llava-av "
             f"data verify {self._name}@{self._commit[:16]} --repair FOLDER` with an intact copy"

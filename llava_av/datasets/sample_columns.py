@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
 
-__all__ = ["MediaGroups", "NamedColumn", "SampleColumns", "columns_of", "kinds_of", "take"]
+__all__ = ["LazySamples", "MediaGroups", "NamedColumn", "SampleColumns", "columns_of", "kinds_of", "take"]
 
 _Integers = npt.NDArray[np.int64]
 
@@ -32,6 +33,16 @@ class NamedColumn:
         names: dict[str, int] = {}
         numbers = np.array([names.setdefault(value, len(names)) for value in values], np.int64)
         return cls(tuple(names), numbers)
+
+    @classmethod
+    def joined(cls, columns: Sequence[NamedColumn]) -> NamedColumn:
+        """Return the column of the rows of some columns, one after the other."""
+        names: dict[str, int] = {}
+        numbers = [np.zeros(0, np.int32)]
+        for one in columns:
+            places = np.array([names.setdefault(name, len(names)) for name in one.names], np.int32)
+            numbers.append(places[one.numbers])
+        return cls(tuple(names), np.concatenate(numbers))
 
     def is_any_of(self, names: Collection[str]) -> npt.NDArray[np.bool_]:
         """Check for each row whether its value is one of some values."""
@@ -96,18 +107,37 @@ class MediaGroups:
         return self.members[places]
 
 
-@runtime_checkable
-class _Table(Protocol):
-    """Samples whose columns are known, such as `llava_av.datasets.sample_table.SampleTable`."""
+class LazySamples(Sequence["Sample"]):
+    """Samples that are read when they are used, and whose columns are known."""
 
     columns: SampleColumns
 
-    def select(self, places: _Integers) -> Sequence[Sample]: ...
+    @abstractmethod
+    def select(self, places: _Integers) -> Sequence[Sample]:
+        """Return some of the samples."""
+
+    @abstractmethod
+    def at(self, place: int) -> Sample:
+        """Return the sample at a place, which exists."""
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Sample, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | tuple[Sample, ...]:
+        if isinstance(place, slice):
+            return tuple(map(self.at, range(*place.indices(len(self)))))
+        return self.at(range(len(self))[place])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self.at, range(len(self)))
 
 
 def columns_of(samples: Sequence[Sample]) -> SampleColumns:
     """Return the columns of some samples."""
-    if isinstance(samples, _Table):
+    if isinstance(samples, LazySamples):
         return samples.columns
     numbers: dict[Hashable, int] = {}
     media = np.array([numbers.setdefault(_media_of(one), len(numbers)) for one in samples], np.int64)
@@ -120,14 +150,14 @@ def columns_of(samples: Sequence[Sample]) -> SampleColumns:
 
 def kinds_of(samples: Sequence[Sample]) -> tuple[str, ...]:
     """Return the kinds of some samples, without repetition."""
-    if isinstance(samples, _Table):
+    if isinstance(samples, LazySamples):
         return samples.columns.kinds.names
     return tuple(dict.fromkeys(one.kind for one in samples))
 
 
 def take(samples: Sequence[Sample], places: _Integers) -> Sequence[Sample]:
     """Return the samples at some places."""
-    if isinstance(samples, _Table):
+    if isinstance(samples, LazySamples):
         return samples.select(places)
     return tuple(samples[place] for place in places.tolist())
 

@@ -20,12 +20,12 @@ import time
 import uuid
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from llava_av.datasets.commits import Commit
 from llava_av.datasets.manifest import SampleRange
 from llava_av.datasets.ranges import samples_content
 from llava_av.datasets.reading import Samples
-from llava_av.datasets.sample_columns import NamedColumn, SampleColumns
+from llava_av.datasets.sample_columns import LazySamples, NamedColumn, SampleColumns
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.files import file_lock, write_array
 from llava_av.storage import ObjectStore
@@ -48,15 +48,17 @@ _UNUSED_S = 7 * 24 * 3600.0
 _RANGES_AHEAD = 64
 _DEFAULT_KIND = b"all"
 # Canonical JSON sorts its keys, and a quote inside of text is escaped.
+_TEXT = rb'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
+_LIST = rb'\["%b"(?:,"%b")*+\]' % (_TEXT, _TEXT)
 _LINE = re.compile(
-    rb'^\{(?:"audio":(\[[^\n]*?"\]),)?(?="c)[^\n]*\],"id":("(?:[^"\\\n]|\\.)*")(?:,"image":(\[[^\n]*?"\]))?'
-    rb'(?:,"kind":"((?:[^"\\\n]|\\.)*)")?(?:,"split":"[a-z_]+")?(?:,"use_audio":false)?'
-    rb'(?:,"video":(\[[^\n]*?"\]))?\}$',
+    rb'^\{(?:"audio":(%b),)?(?="c)[^\n]*\],"id":("%b")(?:,"image":(%b))?(?:,"kind":"(%b)")?'
+    rb'(?:,"split":"[a-z_]+")?(?:,"use_audio":false)?(?:,"video":(%b))?\}$'
+    % (_LIST, _TEXT, _LIST, _TEXT, _LIST),
     re.MULTILINE,
 )
 
 
-class SampleTable(Sequence[Sample]):
+class SampleTable(LazySamples):
     """Samples of a table, or some of them.
 
     Args:
@@ -85,21 +87,8 @@ class SampleTable(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._ends if self._chosen is None else self._chosen)
 
-    @overload
-    def __getitem__(self, place: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> tuple[Sample, ...]: ...
-
-    def __getitem__(self, place: int | slice) -> Sample | tuple[Sample, ...]:
-        if isinstance(place, slice):
-            return tuple(map(self._at, range(*place.indices(len(self)))))
-        return self._at(range(len(self))[place])
-
-    def __iter__(self) -> Iterator[Sample]:
-        return map(self._at, range(len(self)))
-
-    def _at(self, place: int) -> Sample:
+    def at(self, place: int) -> Sample:
+        """Return the sample at a place, which exists."""
         return self._parsed(place if self._chosen is None else int(self._chosen[place]))
 
     def _parse(self, row: int) -> Sample:

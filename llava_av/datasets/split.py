@@ -6,24 +6,34 @@ a clip count as that clip. A hash of the group's smallest content digest (of the
 decides the side, so a sample keeps its side when samples about other media are added or removed. Two things
 take precedence over the hash: the key `split` of a sample, and the wanted share of held-out samples, which
 groups of several samples can miss by far.
+
+Samples are columns here and groups are numbers, so a sample takes a few bytes of memory.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from llava_av.datasets.schema import Split
 from llava_av.errors import UserError
 
-__all__ = ["Split", "SplitError", "split_samples"]
+__all__ = ["Split", "SplitColumns", "SplitError", "content_digests", "held_out_samples", "split_samples"]
 
 # Deviation from the wanted number of held-out samples, as a share of the smaller side, above which groups of
 # several samples change sides.
 _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
+_TRAIN, _HELD_OUT = 1, 2
+_SIDES = {None: 0, "train": _TRAIN, "held_out": _HELD_OUT}
+
+_Integers = npt.NDArray[np.int64]
+_Booleans = npt.NDArray[np.bool_]
 
 
 class _Sample(Protocol):
@@ -36,27 +46,31 @@ class _Sample(Protocol):
 
 
 _AnySample = TypeVar("_AnySample", bound=_Sample)
-_Files = Callable[[_Sample], Mapping[str, str]]
 
 
 class SplitError(UserError):
     """A dataset that cannot be split without an empty side or shared media."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Group:
-    """Samples that must be on the same side."""
+@dataclass(frozen=True, kw_only=True)
+class SplitColumns:
+    """Samples as far as their split depends on them."""
 
-    name: str
-    """Smallest content digest of the group's media; the sample's ID without media."""
-    ids: tuple[str, ...]
-    side: Split | None
-    """Side that the samples themselves state."""
+    id: Callable[[int], str]
+    """Returns the ID of a sample."""
+    sides: npt.NDArray[np.integer]
+    """Split that each sample states: 0 for none, 1 for train, 2 for held_out."""
+    media: npt.NDArray[np.integer]
+    """Place of each sample's media in `files`."""
+    digests: Sequence[Sequence[str]]
+    """Content digests of distinct media; empty if samples about them form no group."""
+    paths: Sequence[Sequence[str]]
+    """Paths of distinct media, one for each digest."""
 
-    @property
-    def position(self) -> float:
-        """Position between 0 and 1; the group is held out if it is below the wanted share."""
-        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big") / 2**64
+    def files_of(self, sample: int) -> Mapping[str, str]:
+        """Return the paths of a sample's media by their content digests."""
+        media = self.media[sample]
+        return dict(zip(self.digests[media], self.paths[media], strict=False))
 
 
 def split_samples(
@@ -78,126 +92,180 @@ def split_samples(
         The splits, neither of them empty, each in the order of `samples`.
 
     Raises:
-        SplitError: There are fewer than two samples or only one group, one side must be empty, or samples
-            that share media state different splits.
+        SplitError: As for `held_out_samples`.
     """
-    if len(samples) < 2:
-        raise SplitError(
-            f"a dataset needs at least 2 usable samples, one to train on and one to hold out, but has "
-            f"{len(samples)}: add samples about other media"
-        )
-    files = _no_files if allow_shared_media else partial(_files, digests or {})
-    groups = list(_groups(samples, files))
-    held_out = {name for group in _held_out(groups, held_out_share) for name in group.ids}
-    _require_both_sides(samples, groups, held_out)
+    numbers: dict[tuple[str, ...], int] = {}
+    media = np.array([numbers.setdefault(sample.media, len(numbers)) for sample in samples], np.int64)
+    columns = SplitColumns(
+        id=lambda place: samples[place].id,
+        sides=np.array([_SIDES[sample.split] for sample in samples], np.int8),
+        media=media,
+        digests=[() if allow_shared_media else content_digests(paths, digests or {}) for paths in numbers],
+        paths=list(numbers),
+    )
+    held_out = held_out_samples(columns, held_out_share)
     return {
-        "train": tuple(sample for sample in samples if sample.id not in held_out),
-        "held_out": tuple(sample for sample in samples if sample.id in held_out),
+        "train": tuple(sample for sample, held in zip(samples, held_out, strict=True) if not held),
+        "held_out": tuple(sample for sample, held in zip(samples, held_out, strict=True) if held),
     }
 
 
-def _files(digests: Mapping[str, str], sample: _Sample) -> dict[str, str]:
-    """Return the paths of a sample's media by their content digests."""
-    return {digests.get(path) or str(PurePosixPath(path)): path for path in sample.media}
+def content_digests(paths: Sequence[str], digests: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the content digests of media paths; a path without a digest is identified by its name."""
+    return tuple([digests.get(path) or str(PurePosixPath(path)) for path in paths])
 
 
-def _no_files(sample: _Sample) -> dict[str, str]:
-    return {}
+def held_out_samples(samples: SplitColumns, share: float) -> _Booleans:
+    """Return for each sample whether it is held out, so that no media file is on both sides.
+
+    Args:
+        samples: At least two samples with distinct IDs.
+        share: Wanted share of the samples that state no split, between 0 and 1.
+
+    Raises:
+        SplitError: There are fewer than two samples or only one group, one side must be empty, or samples
+            that share media state different splits.
+    """
+    count = len(samples.media)
+    if count < 2:
+        raise SplitError(
+            f"a dataset needs at least 2 usable samples, one to train on and one to hold out, but has "
+            f"{count}: add samples about other media"
+        )
+    groups = _Groups(samples)
+    held_out = _held_out(groups, share)[groups.of_sample]
+    _require_both_sides(samples, groups, int(held_out.sum()))
+    return held_out
 
 
-def _groups(samples: Sequence[_Sample], files: _Files) -> Iterator[_Group]:
-    """Yield the connected components of samples and files (union-find over content digests)."""
-    parents: dict[str, str] = {}
+class _Groups:
+    """Samples that must be on the same side: connected components of samples and files."""
 
-    def root(digest: str) -> str:
-        while parents.setdefault(digest, digest) != digest:
-            parents[digest] = parents[parents[digest]]
-            digest = parents[digest]
-        return digest
-
-    for sample in samples:
-        if len(sample.media) > 1:
-            first, *others = files(sample) or [""]
+    def __init__(self, samples: SplitColumns) -> None:
+        parents: dict[str, str] = {}
+        for first, *others in filter(None, samples.digests):
             for other in others:
-                low, high = sorted((root(first), root(other)))
+                low, high = sorted((_root(parents, first), _root(parents, other)))
                 parents[high] = low
-    members: dict[tuple[str, bool], list[_Sample]] = {}
-    for sample in samples:
-        digest = next(iter(files(sample)), None)
-        key = (sample.id, False) if digest is None else (root(digest), True)
-        members.setdefault(key, []).append(sample)
-    for (name, _), own_samples in members.items():
-        side = _stated_side(own_samples, files)
-        yield _Group(name=name, ids=tuple(sample.id for sample in own_samples), side=side)
+        firsts = [_root(parents, own[0]) if own else None for own in samples.digests]
+        numbers: dict[str, int] = {}
+        of_media = np.array(
+            [-1 if one is None else numbers.setdefault(one, len(numbers)) for one in firsts], np.int64
+        )
+        self._id, self._names = samples.id, list(numbers)
+        self.of_sample: _Integers = of_media[samples.media]
+        self._alone = np.flatnonzero(self.of_sample < 0)
+        self.of_sample[self._alone] = len(numbers) + np.arange(len(self._alone))
+        self.sizes = np.bincount(self.of_sample)
+        self.sides = self._stated_sides(samples)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def name(self, group: int) -> str:
+        """Return the smallest content digest of a group's media; the sample's ID without media."""
+        known = len(self._names)
+        return self._names[group] if group < known else self._id(int(self._alone[group - known]))
+
+    def key(self, group: int) -> tuple[float, str]:
+        """Return a key that sorts free groups by position."""
+        return float(self.positions[group]), self.name(group)
+
+    @cached_property
+    def positions(self) -> npt.NDArray[np.float64]:
+        """Position of each free group between 0 and 1; it is held out if this is below the wanted share."""
+        free = np.flatnonzero(self.sides == 0)
+        digests = [hashlib.sha256(self.name(group).encode()).digest()[:8] for group in free.tolist()]
+        found = np.zeros(len(self))
+        found[free] = np.frombuffer(b"".join(digests), ">u8") / 2.0**64
+        return found
+
+    def _stated_sides(self, samples: SplitColumns) -> npt.NDArray[np.int8]:
+        """Return the side that the samples of each group state; 0 if they state none."""
+        stated = np.zeros((_HELD_OUT + 1, len(self)), np.bool_)
+        stated[samples.sides, self.of_sample] = True
+        both = stated[_TRAIN] & stated[_HELD_OUT]
+        if both.any():
+            group = self.of_sample[int(np.argmax(both[self.of_sample]))]
+            raise _both_sides(samples, np.flatnonzero(self.of_sample == group))
+        return np.where(stated[_HELD_OUT], _HELD_OUT, stated[_TRAIN]).astype(np.int8)
 
 
-def _stated_side(group: Sequence[_Sample], files: _Files) -> Split | None:
-    """Return the side that a group's samples state; None if they state none."""
-    if len(group) == 1:
-        return group[0].split
-    sides = {sample.split for sample in group if sample.split is not None}
-    if len(sides) < 2:
-        return next(iter(sides), None)
-    train = next(sample for sample in group if sample.split == "train")
-    of_train = {digest: sample for sample in group if sample.split == "train" for digest in files(sample)}
-    for held in (sample for sample in group if sample.split == "held_out"):
-        shared = next((digest for digest in files(held) if digest in of_train), None)
+def _root(parents: dict[str, str], digest: str) -> str:
+    while (above := parents.get(digest, digest)) != digest:
+        parents[digest] = digest = parents.get(above, above)
+    return digest
+
+
+def _both_sides(samples: SplitColumns, group: _Integers) -> SplitError:
+    train, held_out = (group[samples.sides[group] == side].tolist() for side in (_TRAIN, _HELD_OUT))
+    of_train = {digest: one for one in train for digest in samples.files_of(one)}
+    first, second, through = train[0], held_out[0], "through the media of other samples"
+    for one in held_out:
+        shared = next((digest for digest in samples.files_of(one) if digest in of_train), None)
         if shared is not None:
-            raise _both_sides(of_train[shared], held, files(held)[shared])
-    held = next(sample for sample in group if sample.split == "held_out")
-    raise _both_sides(train, held, "through the media of other samples")
-
-
-def _both_sides(train: _Sample, held_out: _Sample, media: str) -> SplitError:
+            first, second, through = of_train[shared], one, samples.files_of(one)[shared]
+            break
     return SplitError(
-        f"sample {train.id!r} with split train and sample {held_out.id!r} with split held_out share media "
-        f"({media}): give both the same split, or {_ALLOW}"
+        f"sample {samples.id(first)!r} with split train and sample {samples.id(second)!r} with split "
+        f"held_out share media ({through}): give both the same split, or {_ALLOW}"
     )
 
 
-def _held_out(groups: Sequence[_Group], share: float) -> set[_Group]:
-    """Return the groups to hold out; neither side is empty unless this is unavoidable."""
-    stated = {group for group in groups if group.side == "held_out"}
-    free = [group for group in groups if group.side is None]
-    held = {group for group in free if group.position < share}
-    held = _balanced(free, held, share * sum(len(group.ids) for group in free))
-    kept = len(free) - len(held) + sum(group.side == "train" for group in groups)
-    if not held and not stated and kept > 1:
-        held = set(sorted(free, key=lambda group: (len(group.ids), group.position, group.name))[:1])
-    elif not kept and len(held) + len(stated) > 1:
-        back = sorted(held, key=lambda group: (len(group.ids), -group.position, group.name))
-        held -= set(back[:1])
-    return held | stated
+def _held_out(groups: _Groups, share: float) -> _Booleans:
+    """Return for each group whether it is held out; neither side is empty unless this is unavoidable."""
+    stated, free = groups.sides == _HELD_OUT, groups.sides == 0
+    held = free & (groups.positions < share)
+    _balance(groups, held, share * int(groups.sizes[free].sum()))
+    kept = int(free.sum()) - int(held.sum()) + int((groups.sides == _TRAIN).sum())
+    if not held.any() and not stated.any() and kept > 1 and free.any():
+        first = min(np.flatnonzero(free).tolist(), key=lambda one: (groups.sizes[one], *groups.key(one)))
+        held[first] = True
+    elif not kept and int(held.sum()) + int(stated.sum()) > 1 and held.any():
+        sizes, positions = groups.sizes, groups.positions
+        back = min(
+            np.flatnonzero(held).tolist(), key=lambda one: (sizes[one], -positions[one], groups.name(one))
+        )
+        held[back] = False
+    both: _Booleans = held | stated
+    return both
 
 
-def _balanced(free: Sequence[_Group], held: set[_Group], wanted: float) -> set[_Group]:
+def _balance(groups: _Groups, held: _Booleans, wanted: float) -> None:
     """Bring the number of held-out samples within the tolerance by moving groups of several samples.
 
     A group that alone exceeds the tolerance goes to the training set. Then groups change sides in the order
     of their distance from the border, each only if this brings the number closer to the wanted one.
     """
-    tolerance = _TOLERANCE * min(wanted, sum(len(group.ids) for group in free) - wanted)
-    held = {group for group in held if len(group.ids) <= max(1, wanted + tolerance)}
-    missing = wanted - sum(len(group.ids) for group in held)
-    several = sorted((group for group in free if len(group.ids) > 1), key=lambda g: (g.position, g.name))
-    order = [g for g in several if g not in held] if missing > 0 else [g for g in several[::-1] if g in held]
+    free = groups.sides == 0
+    tolerance = _TOLERANCE * min(wanted, int(groups.sizes[free].sum()) - wanted)
+    held &= groups.sizes <= max(1, wanted + tolerance)
+    missing = wanted - int(groups.sizes[held].sum())
+    if abs(missing) <= tolerance:
+        return
+    several = sorted(np.flatnonzero(free & (groups.sizes > 1)).tolist(), key=groups.key)
+    if missing > 0:
+        order = [one for one in several if not held[one]]
+    else:
+        order = [one for one in several[::-1] if held[one]]
     for group in order:
         if abs(missing) <= tolerance:
             break
-        change = len(group.ids) if group not in held else -len(group.ids)
+        change = int(groups.sizes[group]) * (-1 if held[group] else 1)
         if abs(missing - change) < abs(missing):
-            held.symmetric_difference_update({group})
+            held[group] = not held[group]
             missing -= change
-    return held
 
 
-def _require_both_sides(samples: Sequence[_Sample], groups: Sequence[_Group], held_out: set[str]) -> None:
-    if 0 < len(held_out) < len(samples):
+def _require_both_sides(samples: SplitColumns, groups: _Groups, held_out: int) -> None:
+    count = len(samples.media)
+    if 0 < held_out < count:
         return
-    if len(groups) == 1 and groups[0].side is None:
+    if len(groups) == 1 and not groups.sides[0]:
+        path = samples.paths[samples.media[0]][0]
         raise SplitError(
-            f"all {len(samples)} samples share media ({samples[0].media[0]}), so none can be held out: add "
-            f"samples about other media, or {_ALLOW}"
+            f"all {count} samples share media ({path}), so none can be held out: add samples about other "
+            f"media, or {_ALLOW}"
         )
     side, other = ("held_out", "train") if held_out else ("train", "held_out")
     raise SplitError(

@@ -85,11 +85,11 @@ class Source:
         return content
 
 
-MediaSources = Callable[[Collection[str]], Sequence[Source]]
-"""Function that returns the sources of media files by their paths, in the order of the paths."""
+MediaSources = Callable[[Collection[FileRow]], Sequence[Source]]
+"""Function that returns the sources of media files, in the order of their paths."""
 
 
-def no_sources(paths: Collection[str]) -> Sequence[Source]:
+def no_sources(rows: Collection[FileRow]) -> Sequence[Source]:
     """Return no sources, for content whose media are stored."""
     return ()
 
@@ -114,7 +114,7 @@ def missing_sources(
             for one in listing.ranges
             if one.sha256 not in known
         ]
-    return [*found, *media(_new_paths(content, newest, stored))]
+    return [*found, *media(_new_files(content, newest, stored))]
 
 
 def file_range_sources(content: ContentReader, newest: ContentReader | None) -> list[Source]:
@@ -134,10 +134,10 @@ def _ranges_of(newest: ContentReader | None, split: str) -> frozenset[str]:
     return newest.samples(split).digests if newest is not None and known else frozenset()
 
 
-def _new_paths(content: ContentReader, newest: ContentReader | None, stored: StoredBlobs) -> set[str]:
-    """Return the paths of files whose content is not known to be in the newest commit."""
+def _new_files(content: ContentReader, newest: ContentReader | None, stored: StoredBlobs) -> list[FileRow]:
+    """Return the files whose content is not known to be in the newest commit."""
     before = newest.files.digests if newest is not None else frozenset()
-    return {row.path for row in content.files.except_for(before) if row.sha256 not in stored}
+    return [row for row in content.files.except_for(before) if row.sha256 not in stored]
 
 
 def range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
@@ -146,7 +146,7 @@ def range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
 
 
 def _samples(listing: Listing[SampleRange, SampleLine], one: SampleRange) -> bytes:
-    return samples_content(listing.load(one))
+    return samples_content(listing.load(one)) if listing.content is None else listing.content(one)
 
 
 def _files(listing: Listing[FileRange, FileRow], one: FileRange) -> bytes:
@@ -174,23 +174,20 @@ def require_free_names(paths: AbstractSet[str], splits: Iterable[str]) -> None:
         raise CommitError(f"{taken[0]} has the name of a split's own file: rename it")
 
 
-def folder_sources(
-    root: Path, digests: Mapping[str, str], cache: FileCache, paths: Collection[str]
-) -> list[Source]:
+def folder_sources(root: Path, cache: FileCache, rows: Collection[FileRow]) -> list[Source]:
     """Return the sources of media files of a folder.
 
     Args:
         root: The folder.
-        digests: Digests of all its media files by path, when they were checked.
         cache: Cache of digests.
-        paths: Paths of the files to return.
+        rows: The files as they were checked.
 
     Raises:
         CommitError: A file cannot be read, or changed since it was checked.
     """
-    sources = map_parallel(lambda path: _hash_file(root, path, cache), sorted(paths))
-    for source in sources:
-        if source.entry.sha256 != digests[source.path]:
+    sources = map_parallel(lambda row: _hash_file(root, row.path, cache), sorted(rows))
+    for source, row in zip(sources, sorted(rows), strict=True):
+        if source.entry.sha256 != row.sha256:
             raise _changed(source.local)
     return sources
 
@@ -257,7 +254,9 @@ class Uploader:
             if self._is_intact(source, stored):
                 return None
             if source.local is not None and size > _SMALL_BYTES:
-                self._upload_large(key, source, source.local)
+                self._store.put_file(
+                    key, source.local, check=partial(_require_unchanged, source, source.local)
+                )
                 return size
             content = source.compared()
             if stored is None:
@@ -281,15 +280,6 @@ class Uploader:
         if source.local is None or source.stamp is None:
             return hashlib.md5(source.content(), usedforsecurity=False).hexdigest()
         return self._cache.entity_tag(source.local, source.stamp)
-
-    def _upload_large(self, key: str, source: Source, local: Path) -> None:
-        _require_unchanged(source, local)
-        self._store.put_file(key, local)
-        try:
-            _require_unchanged(source, local)
-        except CommitError:
-            self._store.delete(key)
-            raise
 
 
 def has_digest(store: ObjectStore, stored: ObjectInfo, sha256: str, cache: FileCache) -> bool:

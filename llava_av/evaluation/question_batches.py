@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.datasets.loading import has_audio
+from llava_av.datasets.media_source import MediaSource
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.shuffling import ring_of_clips
 from llava_av.media.clip import Clip
@@ -51,24 +53,24 @@ class Questions:
     batch rarely decodes a clip that none of its questions is about.
     """
 
-    def __init__(self, data: Path, samples: Sequence[Sample], *, seed: int) -> None:
-        """Read the headers of all media to find the clips with audio.
+    def __init__(self, source: MediaSource, samples: Sequence[Sample], *, seed: int) -> None:
+        """Find the clips with audio, by recorded properties or by headers.
 
         Args:
-            data: Folder that media paths are relative to.
+            source: Source of the media.
             samples: Conversations that end with an answer.
             seed: Seed of the exchange of audio between clips.
 
         Raises:
             MediaError: A file is missing or is not a media file; the message names the file and the sample.
         """
-        self._data = data
+        self._source = source
         self._samples: dict[Hashable, Sample] = {}
         about: dict[Hashable, list[Sample]] = {}
         for sample in samples:
             self._samples.setdefault(_key(sample), sample)
             about.setdefault(_key(sample), []).append(sample)
-        with_audio = map_parallel(lambda sample: has_audio(data, sample), self._samples.values())
+        with_audio = map_parallel(lambda sample: has_audio(source, sample), self._samples.values())
         lenders = [key for key, has in zip(self._samples, with_audio, strict=True) if has]
         self._ring: Mapping[Hashable, Hashable] = ring_of_clips(lenders, seed)
         order = [*self._ring, *(key for key in about if key not in self._ring)]
@@ -84,13 +86,13 @@ class Questions:
         return [self._order[first : first + size] for first in range(0, len(self._order), size)]
 
     def decoded(
-        self, batches: Sequence[Sequence[Sample]], decode: Callable[[Path, Sample], Clip]
+        self, batches: Sequence[Sequence[Sample]], decode: Callable[[Mapping[str, Path], Sample], Clip]
     ) -> Iterator[list[Question]]:
         """Iterate over the questions of batches; consecutive batches decode a shared clip once.
 
         Args:
             batches: Any of the batches that `batches` returns, in order.
-            decode: Function that decodes the media of a sample below a folder, such as `load_clip`.
+            decode: Function that decodes a sample from the path of each of its files, such as `load_clip`.
         """
         if not batches:
             return
@@ -101,8 +103,12 @@ class Questions:
             needed = {*keys, *(self._ring[key] for key in keys if key in self._ring)}
             for key in [key for key in kept if key not in needed]:
                 del kept[key]
-            for key in sorted(needed - kept.keys(), key=str):
-                kept[key] = decode(self._data, self._samples[key])
+            missing = [self._samples[key] for key in sorted(needed - kept.keys(), key=str)]
+            with ExitStack() as block:
+                files = [block.enter_context(self._source.files(sample)) for sample in missing]
+                # Getting a path fetches the file: all at once, while the previous batch is asked.
+                for sample, paths in zip(missing, map_parallel(dict, files), strict=True):
+                    kept[_key(sample)] = decode(paths, sample)
             return [self._question(sample, kept) for sample in batch]
 
         with ThreadPoolExecutor(1, thread_name_prefix="clips") as pool:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,13 @@ from llava_av.checkpoints import (
     model_files,
     read_manifest,
 )
-from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commit_files import CommitFiles
 from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.measuring import find_unfit
+from llava_av.datasets.media_source import MediaSource
+from llava_av.datasets.media_stream import CACHE_FOLDER, streamed_files
+from llava_av.datasets.sample_table import sample_table
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, without_unfit
 from llava_av.evaluation.aggregation import evaluate_predictions
@@ -102,10 +105,20 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
 
 def _evaluate(job: _Job, work: Path, started: float) -> None:
     _report_phase(job, "fetching the model and the samples")
-    data, folder, base = job.group.local_rank_zero_first(lambda: _fetch(job, work))
+    folders = job.group.local_rank_zero_first(lambda: _fetch_model(job, work))
+    store, dataset, cache = job.run.store, job.work.dataset, work / CACHE_FOLDER
+    commit = read_commit(store, dataset.name, dataset.commit)
+    every = sample_table(store, commit, job.work.split, cache / "samples")
+    with streamed_files(CommitFiles(store, commit, cache / "files").find, work) as media:
+        _evaluate_samples(job, folders, every, media, started)
+
+
+def _evaluate_samples(
+    job: _Job, folders: tuple[Path, Path | None], every: Sequence[Sample], media: MediaSource, started: float
+) -> None:
     _report_phase(job, "checking that the samples fit the model")
-    samples, unfit = _fit_samples(job, data, folder)
-    questions = Questions(data, samples, seed=job.work.seed)
+    samples, unfit = _fit_samples(job, every, media, folders[0])
+    questions = Questions(media, samples, seed=job.work.seed)
     ablations = _ABLATIONS if questions.can_exchange_audio else _WITHOUT_SHUFFLING
     total = len(samples) * len(ablations)
     done = {(item.id, item.ablation) for part in job.parts.read() for item in part.predictions}
@@ -115,7 +128,7 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
         _LOG.info("%d of %d answers already exist", len(done), total)
     if len(done) < total:
         _report_phase(job, "loading the model")
-        _ask_share(job, (folder, base), questions, ablations, done)
+        _ask_share(job, folders, questions, ablations, done)
     job.group.wait()
     if job.group.is_rank_zero:
         _finish(job, samples, unfit, ablations, started)
@@ -135,18 +148,19 @@ def _open(run_id: str, at: str) -> _Job:
     return _Job(run=run, at=at, request=request, work=work, group=joined_group(), parts=parts)
 
 
-def _fit_samples(job: _Job, data: Path, folder: Path) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
+def _fit_samples(
+    job: _Job, samples: Sequence[Sample], source: MediaSource, folder: Path
+) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
     """Return the samples that the model supports, and the unfit samples.
 
     Each process checks its share of the samples, and all processes return the same result.
     """
-    samples = read_split(data, job.work.split)
     processor = LlavaAvProcessor.from_pretrained(folder)
     recipe = job.request.recipe.data if job.request is not None and not job.at else DataRecipe()
     media = job.work.media or processor.config.media_recipe()
     share = -(-len(samples) // job.group.size)
     own = samples[job.group.rank * share : (job.group.rank + 1) * share]
-    found = find_unfit(data, own, media, processor, most=recipe.max_bad_share * len(samples))
+    found = find_unfit(source, own, media, processor, most=recipe.max_bad_share * len(samples))
     unfit = tuple(one for part in job.group.gather(found) for one in part)
     return without_unfit(samples, unfit, recipe.max_bad_share, report=job.group.is_rank_zero), unfit
 
@@ -198,11 +212,9 @@ def _answers(
                 yield ablation, answerer.answer(left, ablation, results)
 
 
-def _fetch(job: _Job, work: Path) -> tuple[Path, Path, Path | None]:
-    """Return verified local copies of the data, of the model, and of the base model of an adapter."""
-    store, dataset = job.run.store, job.work.dataset
-    commit = read_commit(store, dataset.name, dataset.commit)
-    data = checkout(store, commit, work / "data" / commit.id[:16], (job.work.split,))
+def _fetch_model(job: _Job, work: Path) -> tuple[Path, Path | None]:
+    """Return verified local copies of the model, and of the base model of an adapter."""
+    store = job.run.store
     uri, digest = job.work.checkpoint.uri, job.work.checkpoint.digest
     manifest = read_manifest(store, uri)
     if manifest.digest != digest:
@@ -212,12 +224,12 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path, Path | None]:
         )
     folder = work / "models" / digest
     fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
-    return data, folder / "model", fetch_adapter_base(folder / "model", work)
+    return folder / "model", fetch_adapter_base(folder / "model", work)
 
 
 def _load_answerer(
     job: _Job, folder: Path, base: Path | None
-) -> tuple[Answerer, Callable[[Path, Sample], Clip]]:
+) -> tuple[Answerer, Callable[[Mapping[str, Path], Sample], Clip]]:
     """Return the answerer for the model, and a function that decodes media for the model."""
     model, processor = load_saved_model(folder, base)
     if torch.cuda.is_available():

@@ -113,7 +113,10 @@ class JobProfile(FrozenModel):
     scratch_size: _Quantity = "4Gi"
     """Size limit of /tmp: the home folder and the caches of torch, Triton and matplotlib."""
     work_size: _Quantity = "20Gi"
-    """Size limit of /work, which holds copies of data and checkpoints; unused with `work_claim`."""
+    """Size limit of /work, which holds copies of data and checkpoints; unused with `work_claim`.
+
+    The data cache takes up to half of it, but at most 8 GB unless `environment` sets LLAVA_AV_DATA_CACHE_MB.
+    """
     work_claim: _Name | None = None
     """PersistentVolumeClaim of /work; with several nodes its access mode must be ReadWriteMany."""
     cache_size: _Quantity = "20Gi"

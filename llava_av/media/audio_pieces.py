@@ -100,7 +100,7 @@ def _mono(frames: list[Any]) -> Waveform:
     name = frames[0].format.name.removesuffix("p")
     if name in _FULL_SCALE:
         samples = samples / _FULL_SCALE[name] - (1.0 if name == "u8" else 0.0)
-    elif not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > _LOUDEST:
-        # The file is damaged; sums of such samples would overflow.
+    elif not (samples.max(initial=0) <= _LOUDEST and samples.min(initial=0) >= -_LOUDEST):
+        # The file is damaged: sums of such samples would overflow, or some are no numbers.
         samples = np.clip(np.nan_to_num(samples), -_LOUDEST, _LOUDEST)
     return np.asarray(samples.mean(axis=0), dtype=np.float32)

@@ -11,6 +11,9 @@ and seek by decoding time, so there the first frame after a seek is compared wit
 decoding starts at an earlier keyframe if it is too late.
 
 Decoding continues without a seek if the packet of the next keyframe has been read already.
+
+In H.264, a header states which frames no other frame refers to. The decoder skips those that are displayed at
+none of the wanted times.
 """
 
 import math
@@ -22,6 +25,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from llava_av.media.skipping import Skipping
 from llava_av.media.tracks import DECODING_TIMES, frames_of_packet
 
 __all__ = ["FLOAT_S", "FrameReader", "displayed_at", "is_indexed"]
@@ -91,8 +95,13 @@ class FrameReader:
     ) -> None:
         self._container, self._stream, self._zero, self._moved = container, stream, zero, moved
         self._reorders = container.format.name.startswith("mov") and stream.codec_context.has_b_frames
+        # Seconds are (ticks * numerator - offset) / denominator: only the quotient of integers is rounded.
+        base: Fraction = stream.time_base
+        self._numerator, self._offset = base.numerator * zero.denominator, zero.numerator * base.denominator
+        self._denominator = base.denominator * zero.denominator
         self._keyframes: dict[int, _Keyframe] = {}
         self._last_decoded: int | None = None
+        self._skipping = Skipping(stream, self._seconds) if is_indexed(stream) else None
 
     def frames_at(self, targets: Sequence[float]) -> Iterator[VideoFrame]:
         """Yield the frame displayed at each of the ascending times in seconds; nothing without frames."""
@@ -100,9 +109,9 @@ class FrameReader:
         # All before decoding, because the search for keyframes moves the container.
         starts = [self._keyframe_before(target) for target in targets]
         cursor: _Cursor[VideoFrame] | None = None
-        for target, start in zip(targets, starts, strict=True):
+        for number, (target, start) in enumerate(zip(targets, starts, strict=True)):
             if cursor is None or not self._has_read(start):
-                cursor = _Cursor(self._frames_from(start, target))
+                cursor = _Cursor(self._frames_from(start, targets[number:]))
             if (frame := cursor.displayed_at(target)) is not None:
                 yield frame
 
@@ -153,35 +162,42 @@ class FrameReader:
                 return _Keyframe(decoding, packet.pts, seek)
         return _Keyframe(decoding, decoding, decoding)
 
-    def _frames_from(self, start: _Keyframe | None, first_s: float) -> Iterator[tuple[float, VideoFrame]]:
+    def _frames_from(
+        self, start: _Keyframe | None, targets: Sequence[float]
+    ) -> Iterator[tuple[float, VideoFrame]]:
         """Return frames with their times from a keyframe on, or from an earlier one if it is too late."""
         while start is not None:
             self._moved = True
             self._container.seek(start.seek, stream=self._stream)
-            frames = self._timed_frames(start.presentation)
+            frames = self._timed_frames(start.presentation, targets)
             first = next(frames, None)
-            if first is not None and first[0] <= first_s + FLOAT_S:
+            if first is not None and first[0] <= targets[0] + FLOAT_S:
                 return chain((first,), frames)
             start = self._indexed_keyframe(start.decoding - 1)
         if self._moved:
             self._container.seek(self._stream.index_entries[0].timestamp, stream=self._stream)
-        return self._timed_frames(None)
+        return self._timed_frames(None, targets)
 
-    def _timed_frames(self, since: int | None) -> Iterator[tuple[float, VideoFrame]]:
+    def _timed_frames(
+        self, since: int | None, targets: Sequence[float]
+    ) -> Iterator[tuple[float, VideoFrame]]:
         """Decode from the container's position; leave out frames presented before `since` ticks."""
         step, evenly = 1 / float(self._stream.guessed_rate or 25), _evenly_spaced(self._stream)
-        # Seconds are (ticks * numerator - offset) / denominator: only the quotient of integers is rounded.
-        base, zero = self._stream.time_base, self._zero
-        numerator, offset = base.numerator * zero.denominator, zero.numerator * base.denominator
-        denominator = base.denominator * zero.denominator
+        if self._skipping is not None:
+            self._skipping.start([target + FLOAT_S for target in targets])
         time = -step
         for packet in self._container.demux(self._stream):
             self._last_decoded = self._last_decoded if packet.dts is None else packet.dts
+            if self._skipping is not None:
+                self._skipping.prepare(packet)
             for frame in frames_of_packet(self._container, packet):
                 if since is not None and frame.pts is not None and frame.pts < since:
                     # It may refer to frames before the keyframe.
                     continue
                 # Raw streams have no times either.
-                evenly_spaced = evenly or frame.pts is None
-                time = time + step if evenly_spaced else (frame.pts * numerator - offset) / denominator
+                time = time + step if evenly or frame.pts is None else self._seconds(frame.pts)
                 yield time, frame
+
+    def _seconds(self, ticks: int) -> float:
+        """Return a time of the track on the file's clock."""
+        return (ticks * self._numerator - self._offset) / self._denominator

@@ -1,4 +1,4 @@
-"""Environment variables: set for a block, or read as seconds."""
+"""Environment variables: set for a block, or read as counts or seconds."""
 
 import contextlib
 import math
@@ -7,7 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from llava_av.errors import UserError
 
-__all__ = ["count_variable", "seconds_variable", "set_variables"]
+__all__ = ["DATA_CACHE_MB", "DATA_CACHE_VARIABLE", "count_variable", "seconds_variable", "set_variables"]
+
+DATA_CACHE_VARIABLE = "LLAVA_AV_DATA_CACHE_MB"
+"""Variable with the size in MB of the cache on disk from which a job reads media."""
+DATA_CACHE_MB = 8000
+"""Default size of this cache, if it is at most half of the disk."""
 
 _MOST = 10_000
 _LONGEST_S = 7 * 24 * 3600.0

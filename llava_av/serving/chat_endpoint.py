@@ -24,6 +24,7 @@ from llava_av.serving.completions import Completion, new_request_id
 from llava_av.serving.conversation import AskedConversation, read_conversation
 from llava_av.serving.current_model import CurrentModel
 from llava_av.serving.engine import Sampling
+from llava_av.serving.file_threads import finish_in_thread
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_fetcher import LinkedFile, MediaFetcher
 from llava_av.serving.metrics import ServingMetrics
@@ -116,7 +117,7 @@ class ChatEndpoint:
         if asked.model != model.identity.name:
             raise model_missing(asked.model, model.identity.name)
         with tempfile.TemporaryDirectory(prefix="llava-av-request-") as folder:
-            conversation = await asyncio.to_thread(
+            conversation = await finish_in_thread(
                 read_conversation,
                 asked,
                 Path(folder),

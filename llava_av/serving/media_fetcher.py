@@ -17,6 +17,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from llava_av.serving.file_threads import finish_in_thread
 from llava_av.serving.limits import ServingLimits
 from llava_av.serving.media_hosts import HostRefusedError, MediaHosts
 from llava_av.serving.public_addresses import public_addresses
@@ -92,7 +93,7 @@ class MediaFetcher:
                     _LOG.info("%s cannot be fetched: %s", file.url.host, str(error) or type(error).__name__)
                     within = f"cannot be fetched within {self._limits.fetch_s:g} s"
                     raise _unavailable(file, within) from None
-                await asyncio.to_thread(file.path.write_bytes, content)
+                await finish_in_thread(file.path.write_bytes, content)
                 total += len(content)
         return total
 

@@ -47,7 +47,7 @@ class MediaHosts:
         """
         try:
             url = httpx2.URL(address) if base is None else base.join(address)
-        except httpx2.InvalidURL as error:
+        except (httpx2.InvalidURL, ValueError) as error:
             raise HostRefusedError(str(error)) from None
         if url.userinfo:
             raise HostRefusedError("the URL names a user")

@@ -6,6 +6,7 @@ upload of the same key, if it began so long ago that no process can still be wor
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,10 @@ ABANDONED_AFTER = timedelta(days=1)
 _MOST_PARTS = 10_000
 
 
-def send_in_parts(remote: S3Client, key: str, path: Path, content_type: str) -> None:
-    """Write an object from a file larger than `PART_BYTES`.
+def send_in_parts(
+    remote: S3Client, key: str, path: Path, content_type: str, check: Callable[[], None]
+) -> None:
+    """Write an object from a file larger than `PART_BYTES`; arguments as for `ObjectStore.put_file`.
 
     If the upload no longer exists on completion, the file is sent once more: the answer to an earlier request
     was damaged or lost, or another process aborted the upload.
@@ -34,9 +37,9 @@ def send_in_parts(remote: S3Client, key: str, path: Path, content_type: str) -> 
     """
     _abort_abandoned(remote, key)
     try:
-        _send(remote, key, path, content_type)
+        _send(remote, key, path, content_type, check)
     except UploadGone:
-        _send(remote, key, path, content_type)
+        _send(remote, key, path, content_type, check)
 
 
 def _abort_abandoned(remote: S3Client, key: str) -> None:
@@ -54,12 +57,13 @@ def _abort_abandoned(remote: S3Client, key: str) -> None:
                 remote.send("DELETE", key, query={"uploadId": upload.upload_id or ""}, retry_s=0)
 
 
-def _send(remote: S3Client, key: str, path: Path, content_type: str) -> None:
+def _send(remote: S3Client, key: str, path: Path, content_type: str, check: Callable[[], None]) -> None:
     upload = _begin(remote, key, content_type)
     try:
         spans = _spans(path.stat().st_size)
         send = partial(_send_part, remote, key, path, upload)
         tags = map_parallel(send, enumerate(spans, start=1), workers=PARTS_AT_ONCE)
+        check()
         query = {"uploadId": upload}
         remote.send(
             "POST", key, query=query, body=_list_of(tags), headers={"Content-Type": "application/xml"}

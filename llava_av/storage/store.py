@@ -1,13 +1,12 @@
 """Interface of the object store: one bucket as a key-value store with conditional writes."""
 
 import contextlib
-import datetime
 import hashlib
 import json
 import mimetypes
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,19 @@ from minio.commonconfig import CopySource
 from minio.error import S3Error
 
 from llava_av.files import whole_file
+from llava_av.storage.listing import ObjectInfo, list_objects
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces, read_range
 from llava_av.storage.s3_client import S3Client
 from llava_av.storage.seals import SealBroken, Unsealed, json_bytes, seal, unseal
 from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError, local_files
 from llava_av.storage.store_settings import StoreSettings, read_settings
-from llava_av.storage.transport import DamagedAnswer
 
-__all__ = ["ObjectInfo", "ObjectStore"]
+__all__ = ["ObjectStore"]
 
 # The first request of a command may go to a server that does not run, and a person waits for the answer.
 _QUICK_S = 3.0
 _CONDITION_FAILED = (404, 412)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectInfo:
-    """Key, size in bytes, entity tag (without quotes) and time of the last write of one object."""
-
-    key: str
-    size: int
-    etag: str
-    modified: datetime.datetime | None = None
 
 
 class ObjectStore:
@@ -102,12 +91,21 @@ class ObjectStore:
         """Write an object, whatever was there."""
         self._remote.send("PUT", key, body=data, headers={"Content-Type": _content_type(key)})
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Write an object from a file, in parts when it is large."""
+    def put_file(self, key: str, path: Path, *, check: Callable[[], None] = lambda: None) -> None:
+        """Write an object from a file, in parts when it is large.
+
+        Args:
+            key: Key of the object.
+            path: The file.
+            check: Called when the file has been read, before the object exists; if it raises an error,
+                nothing is written.
+        """
         if path.stat().st_size > PART_BYTES:
-            send_in_parts(self._remote, key, path, _content_type(key))
+            send_in_parts(self._remote, key, path, _content_type(key), check)
         else:
-            self.put_bytes(key, path.read_bytes())
+            content = path.read_bytes()
+            check()
+            self.put_bytes(key, content)
 
     def copy_from(self, source: "ObjectStore", source_key: str, etag: str, key: str) -> str:
         """Copy an object of a bucket of the same server within the server, and return its new entity tag.
@@ -167,6 +165,19 @@ class ObjectStore:
             ObjectMissing: The object does not exist.
         """
         return self.get_with_etag(key)[0]
+
+    def get_content(self, key: str, sha256: str) -> bytes | None:
+        """Return the content of an object; None if it does not have a digest, also when it is read again.
+
+        Raises:
+            ObjectMissing: The object does not exist.
+        """
+        # The digest detects all damage that the entity tag would.
+        for compares in (False, True):
+            content = b"".join(piece.data for piece in read_pieces(self._remote, key, compares=compares))
+            if hashlib.sha256(content).hexdigest() == sha256:
+                return content
+        return None
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
         """Return the content of an object and its entity tag, for `replace`."""
@@ -287,26 +298,7 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Iterate over all objects whose keys start with `prefix`, in the order of the keys."""
-        found: list[ObjectInfo] = []
-
-        def list_rest(client: Minio) -> None:
-            after = found[-1].key if found else None
-            try:
-                for item in client.list_objects(self.bucket, prefix, recursive=True, start_after=after):
-                    etag = (item.etag or "").strip('"')
-                    found.append(
-                        ObjectInfo(
-                            key=item.object_name or "",
-                            size=item.size or 0,
-                            etag=etag,
-                            modified=item.last_modified,
-                        )
-                    )
-            except (ValueError, AttributeError) as error:
-                raise DamagedAnswer(f"a list: {error}") from error
-
-        self._remote.call(prefix, list_rest)
-        return iter(found)
+        return list_objects(self._remote, self.bucket, prefix)
 
     def delete(self, key: str) -> None:
         """Delete an object if it exists."""

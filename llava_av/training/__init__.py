@@ -8,8 +8,8 @@ the datasets and makes the model, with `fresh_start` if the processes of a node 
 decode, and `sample_sizes` holds the sizes of the others. `order` gives the samples of each step.
 `micro_batches` shares them among the processes by the costs that `sample_costs` estimates, in rows that
 `row_filling` fills, and `loader` collates them one step ahead, from clips in the `encoded_cache` that the
-processes of the `decode_pool` decode some steps ahead, from files that the `media_stream` has fetched. `mix`
-computes the weights and the observed shares of several datasets.
+processes of the `decode_pool` decode some steps ahead. `streamed_decoding` gives them the files that the
+stream has fetched. `mix` computes the weights and the observed shares of several datasets.
 
 `loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes
 of its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums.

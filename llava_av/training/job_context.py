@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import distributed
@@ -13,7 +13,8 @@ from transformers.utils.logging import disable_progress_bar
 from llava_av.checkpoints import base_folder, fetch_base, read_base_config
 from llava_av.datasets.commits import Commit, read_commit
 from llava_av.datasets.manifest import CommitError
-from llava_av.datasets.mix import DatasetSplits, cap_samples, join
+from llava_av.datasets.media_stream import CACHE_FOLDER
+from llava_av.datasets.mix import DatasetMix, DatasetSplits, cap_samples
 from llava_av.datasets.sample_table import sample_table
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
@@ -28,7 +29,6 @@ from llava_av.training.fresh_start import deferred_fresh_model, has_several_loca
 from llava_av.training.stages import JobStage
 
 __all__ = [
-    "CACHE_FOLDER",
     "Datasets",
     "JobContext",
     "TrainingData",
@@ -39,9 +39,6 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-
-CACHE_FOLDER = "cache"
-"""Name of the folder in the working folder that the processes of a node share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +132,17 @@ class Datasets:
         Raises:
             DatasetError: No training sample of a dataset is left.
         """
-        capped = [_capped(one, recipe) for one in self.splits]
-        if len(capped) == 1:
-            [one] = capped
-            return TrainingData(train=one.train, held_out=one.held_out, left_out={})
-        train, held_out, left_out = join(capped)
-        return TrainingData(train=train, held_out=held_out, left_out=left_out)
+        most, seed = recipe.data.max_samples, recipe.seed
+        if len(self.splits) == 1:
+            [one] = self.splits
+            train = cap_samples(one.train, most(one.name), seed)
+            return TrainingData(train=train, held_out=one.held_out, left_out={})
+        train, left_out = self._mix.train(most, seed)
+        return TrainingData(train=train, held_out=self._mix.held_out, left_out=left_out)
+
+    @cached_property
+    def _mix(self) -> DatasetMix:
+        return DatasetMix(self.splits)
 
 
 def read_datasets(job: JobContext) -> Datasets:
@@ -164,7 +166,7 @@ def _read_splits(store: ObjectStore, commit: Commit, folder: Path, *, is_mixed: 
     return DatasetSplits(
         name=commit.name,
         folder=mixed_folder(commit) if is_mixed else "",
-        digests={row.path: row.sha256 for row in commit.reader(store).files} if is_mixed else {},
+        files=commit.reader(store).files,
         train=read("train"),
         held_out=read("held_out") if "held_out" in found else (),
     )
@@ -173,11 +175,6 @@ def _read_splits(store: ObjectStore, commit: Commit, folder: Path, *, is_mixed: 
 def mixed_folder(commit: Commit) -> str:
     """Return the folder that precedes the media paths of a commit in a run of several."""
     return commit.id[:16]
-
-
-def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:
-    most = recipe.data.max_samples(dataset.name)
-    return replace(dataset, train=cap_samples(dataset.train, most, recipe.seed))
 
 
 def load_model(

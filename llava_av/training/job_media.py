@@ -1,25 +1,18 @@
 """Media of a training job: the files of its datasets, streamed through the cache of the node."""
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from llava_av.datasets.blob_cache import BlobCache
 from llava_av.datasets.commit_files import CommitFile, CommitFiles
-from llava_av.training.job_context import CACHE_FOLDER, Datasets, JobContext, mixed_folder
-from llava_av.training.media_stream import MediaStream
+from llava_av.datasets.media_stream import CACHE_FOLDER, MediaStream, streamed_files
+from llava_av.training.job_context import Datasets, JobContext, mixed_folder
 
 __all__ = ["streamed_media"]
 
 
-@contextlib.contextmanager
-def streamed_media(job: JobContext, datasets: Datasets) -> Iterator[MediaStream]:
-    """Provide the media of the datasets for a block; all processes of the node share one cache."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    with contextlib.closing(BlobCache(job.work / CACHE_FOLDER)) as cache:
-        find = _finder(job, datasets)
-        with contextlib.closing(MediaStream(cache, find, processes=processes)) as stream:
-            yield stream
+def streamed_media(job: JobContext, datasets: Datasets) -> AbstractContextManager[MediaStream]:
+    """Provide the media of the datasets for a block; see `streamed_files`."""
+    return streamed_files(_finder(job, datasets), job.work)
 
 
 def _finder(job: JobContext, datasets: Datasets) -> Callable[[str], CommitFile | None]:

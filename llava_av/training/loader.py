@@ -25,9 +25,9 @@ from llava_av.training.micro_batches import SampleCost, plan_micro_batches
 from llava_av.training.step_meter import StepMeter
 
 if TYPE_CHECKING:
+    from llava_av.datasets.media_stream import MediaStream
     from llava_av.datasets.schema import Sample
     from llava_av.recipe import TrainingRecipe
-    from llava_av.training.media_stream import MediaStream
     from llava_av.training.order import SampleOrder
 
 __all__ = ["LoadedBatch", "Loader", "MicroBatch", "collate_rows"]

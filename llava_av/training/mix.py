@@ -45,7 +45,7 @@ class MixReport:
             left_out: Number of training samples left out of each dataset; empty for a single dataset.
             new_order: Makes an order of the samples.
         """
-        self._samples = samples
+        self._datasets = columns_of(samples).datasets
         self._weights = dict(weights)
         self._left_out = left_out
         self._new_order = new_order
@@ -59,8 +59,8 @@ class MixReport:
         """Return the share of each dataset in the samples of a step, over all processes."""
         if not self._left_out:
             return {}
-        indices = self._order.step(step)
-        counts = Counter(self._samples[index].dataset for index in indices)
+        indices, datasets = self._order.step(step), self._datasets
+        counts = Counter(datasets.names[number] for number in datasets.numbers[indices].tolist())
         return {f"{_COLUMN}{name}": counts[name] / len(indices) for name in self._left_out}
 
     def shares(self, rows: Iterable[Mapping[str, float]]) -> tuple[MixShare, ...]:
@@ -69,7 +69,7 @@ class MixReport:
         Args:
             rows: Rows of the journal, of all steps of the stage.
         """
-        sizes = columns_of(self._samples).datasets.counts()
+        sizes = self._datasets.counts()
         weights = self._weights or {name: float(sizes.get(name, 0)) for name in self._left_out}
         observed = {
             name: [row[key] for row in rows if (key := f"{_COLUMN}{name}") in row] for name in weights

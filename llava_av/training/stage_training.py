@@ -12,6 +12,7 @@ import torch
 from llava_av.checkpoints import CheckpointRef, base_digest
 from llava_av.datasets.loading import load_from
 from llava_av.datasets.measuring import measure_samples
+from llava_av.datasets.media_stream import MediaStream
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import SampleSize
 from llava_av.model import LlavaAvForConditionalGeneration
@@ -29,7 +30,6 @@ from llava_av.training.fresh_start import forget_fresh_weights
 from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
 from llava_av.training.loader import Loader
 from llava_av.training.loop import run_steps
-from llava_av.training.media_stream import MediaStream, streamed_decoding
 from llava_av.training.mix import MixReport, mix_weights, warn_of_undrawn
 from llava_av.training.model_flops import count_flops, trained_shares
 from llava_av.training.order import SampleOrder
@@ -43,6 +43,7 @@ from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
 from llava_av.training.stage_samples import FitSamples
 from llava_av.training.stages import require_later_stages
 from llava_av.training.step_meter import StepMeter
+from llava_av.training.streamed_decoding import streamed_decoding
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 from llava_av.training.validation import build_validator

@@ -86,7 +86,7 @@ def commit_folder(
         content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
         if head.commit is not None:
             _compare(store, head.commit, folder, content, named=bool(name))
-        commit = partial(commit_content, store, chosen, content, checked_sources(folder, content, cache))
+        commit = partial(commit_content, store, chosen, content, checked_sources(folder, cache))
         record = recording(store, message=message, author=author, media=scan.facts, pending=scan.pending)
         progress = progress_reporter("data", "files uploaded")
         committed = commit(

@@ -93,12 +93,12 @@ def test_api_keys_are_generated_or_given() -> None:
     found = render(serving())
     (fill,) = job_of(found, "secrets")["spec"]["template"]["spec"]["containers"]
     assert json.loads(fill["args"][0])[f"{NAME}-keys"] == {"keys": {"bytes": 32}}
-    given = render(serving(apiKeys={"existingSecret": "theirs", "key": "list.txt"}))
+    given = render(serving(apiKeys={"existingSecret": "theirs", "key": "007"}))
     assert f"{NAME}-keys" not in names(given, "Secret")
     keys = next(volume for volume in pod(given)["volumes"] if volume["name"] == "keys")
-    assert keys["secret"] == {"secretName": "theirs", "items": [{"key": "list.txt", "path": "keys"}]}
+    assert keys["secret"] == {"secretName": "theirs", "items": [{"key": "007", "path": "keys"}]}
     (test,) = named(given, "Pod", "llava-av-test-serving")["spec"]["containers"]
-    assert variables(test)["API_KEYS"]["secretKeyRef"] == {"name": "theirs", "key": "list.txt"}
+    assert variables(test)["API_KEYS"]["secretKeyRef"] == {"name": "theirs", "key": "007"}
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,17 @@ def test_placement_is_that_of_the_servers_unless_it_is_given() -> None:
 
 
 def test_replicas_and_disruption() -> None:
-    one, several = render(serving()), render(serving(replicas=3, rollingUpdate={"maxSurge": 0}))
+    update = {"maxSurge": 0, "maxUnavailable": "50%"}
+    one, several = render(serving()), render(serving(replicas=3, rollingUpdate=update))
     assert NAME not in names(one, "PodDisruptionBudget")
     assert NAME in names(several, "PodDisruptionBudget")
     spec = named(several, "Deployment", NAME)["spec"]
     assert spec["replicas"] == 3
-    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 0}
+    assert spec["strategy"]["rollingUpdate"] == update
     assert named(one, "Deployment", NAME)["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    for none in (0, "0%"):
+        with pytest.raises(Rejected, match="no pod can be replaced"):
+            template(serving(rollingUpdate={"maxSurge": none}))
 
 
 def test_autoscaling() -> None:
@@ -178,6 +182,21 @@ def test_ingress() -> None:
     ports = {one["backend"]["service"]["port"]["name"] for one in rule["http"]["paths"]}
     assert ports == {one["name"] for one in named(found, "Service", NAME)["spec"]["ports"]}
     assert made["metadata"]["annotations"] == {"a": "b"}
+
+
+@pytest.mark.parametrize("part", ["serving", "mlflow"])
+def test_an_ingress_may_have_a_wildcard_host(part: str) -> None:
+    values = {"serving": serving()["serving"], "mlflow": {}}
+    values[part]["ingress"] = {"enabled": True, "host": "*.example.org", "tlsSecret": "tls"}
+    spec = named(render(values), "Ingress", f"llava-av-{part}")["spec"]
+    assert [rule["host"] for rule in spec["rules"]] == spec["tls"][0]["hosts"] == ["*.example.org"]
+
+
+def test_decoded_media_have_more_memory_than_containers_get_by_default() -> None:
+    spec = pod(render(serving()))
+    (mount,) = [one for one in spec["containers"][0]["volumeMounts"] if one["mountPath"] == "/dev/shm"]
+    (volume,) = [one for one in spec["volumes"] if one["name"] == mount["name"]]
+    assert volume["emptyDir"]["medium"] == "Memory"
 
 
 def test_network_policies_admit_the_named_clients() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,9 +228,9 @@ class DyingStore(ObjectStore):
         if next(self.changes_left) >= 0:
             raise _Killed
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(self, key: str, path: Path, *, check: Callable[[], None] = lambda: None) -> None:
         self._change()
-        super().put_file(key, path)
+        super().put_file(key, path, check=check)
 
     def create(self, key: str, data: bytes) -> bool:
         self._change()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llava_av.datasets.commits import read_commit
 from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.schema import Sample
@@ -183,6 +184,10 @@ def test_answers_of_another_request_are_not_mixed_in(place: Place) -> None:
     place.here("at", max_new_tokens=6)
     assert len(place.rows("at")) == len(short) == QUESTIONS
     assert without_loss(place.rows("at")) != without_loss(short)
+    work, named = place.folder / "work", place.todo.dataset
+    files = read_commit(place.store, named.name, named.commit).reader(place.store).files
+    assert {blob.name for blob in (work / "cache/blobs").iterdir()} == {row.sha256 for row in files}
+    assert not (work / "data").exists()
 
 
 def test_processes_share_the_search_for_samples_that_do_not_fit(

@@ -14,7 +14,8 @@ import boto3
 import pytest
 
 from llava_av.datasets.checkout import checkout
-from llava_av.storage import ObjectStore, StoreError, map_parallel, multipart
+from llava_av.datasets.manifest import CommitError, blob_key
+from llava_av.storage import ObjectMissing, ObjectStore, StoreError, map_parallel, multipart
 from tests.dataset_folders import stored_key
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 from tests.integration.commits.folders import commit, make
@@ -120,6 +121,20 @@ def test_objects_of_several_ranges_and_none(store: ObjectStore, proxy: FaultProx
     assert store.get_bytes("empty") == b""
 
 
+def test_content_with_another_digest_is_read_once_more(store: ObjectStore, proxy: FaultProxy) -> None:
+    content = b"some content"
+    digest = hashlib.sha256(content).hexdigest()
+    store.put_bytes("there", content)
+    proxy.only = "GET"
+    proxy.fail("wrong byte")
+    assert store.get_content("there", digest) == content
+    assert proxy.met
+    proxy.fail(None)
+    assert store.get_content("there", "0" * 64) is None
+    with pytest.raises(ObjectMissing):
+        store.get_content("absent", digest)
+
+
 def test_an_object_that_is_replaced_while_it_is_read_is_never_mixed(
     direct: ObjectStore, store: ObjectStore, proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -169,6 +184,28 @@ def test_an_upload_of_a_killed_process_is_aborted_by_the_next_one(
     monkeypatch.setattr(multipart, "ABANDONED_AFTER", timedelta(0))
     direct.put_file("key", tmp_path / "in")
     assert uploads(direct) == ["key2"]
+
+
+def test_a_file_that_changes_while_it_is_sent_replaces_and_deletes_nothing(
+    direct: ObjectStore, store: ObjectStore, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    splits, clip = make(tmp_path, count=3), tmp_path / "clips/0.mp4"
+    content = bytes(17 << 20)
+    clip.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+
+    def change() -> None:
+        # Another writer stores the content that the file had.
+        direct.put_bytes(blob_key(digest), content)
+        clip.write_bytes(b"x" + content[1:])
+
+    proxy.between, proxy.only = change, "partNumber="
+    with pytest.raises(CommitError, match=r"clips/0\.mp4 changed during the commit"):
+        commit(store, tmp_path, splits)
+    assert uploads(direct) == []
+    assert direct.sha256(blob_key(digest)) == digest
+    out = checkout(store, commit(store, tmp_path, splits), tmp_path / "out")
+    assert (out / "clips/0.mp4").read_bytes() == clip.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["500", "reset"])

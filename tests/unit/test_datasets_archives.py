@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.datasets.schema import Sample, parse_sample
-from llava_av.datasets.sources.convert import Converted, convert_file
+from llava_av.datasets.sources.convert import BadRowsError, Converted, convert_file
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from tests.dataset_folders import write_dataset
@@ -206,6 +206,22 @@ def test_unusable_tars_are_refused_by_member(
     message = refused(source)
     assert said in message
     assert str(source) in message
+
+
+def test_all_unusable_samples_are_reported(tmp_path: Path) -> None:
+    rows = [("a.json", b"{"), ("b.json", line()), ("c.png", b"x"), ("d.json", line()), ("d.json", b"[]")]
+    with pytest.raises(BadRowsError, match=r"in\.tar: 3 of 4 rows cannot be converted") as caught:
+        convert_file(write_tar(tmp_path / "in.tar", rows), tmp_path / "new" / "conversations.jsonl")
+    said = ("member a.json is not valid JSON", "sample c has no c.json", "the member d.json twice")
+    assert all(each in reason for each, reason in zip(said, caught.value.reasons, strict=True))
+    source = write_parquet(
+        tmp_path / "in.parquet",
+        [{"question": "x", "answer": "y", "image": path} for path in ("../a.png", None, "../b.png")],
+    )
+    with pytest.raises(BadRowsError, match=r"in\.parquet: 2 of 3 rows cannot be converted") as caught:
+        convert_file(source, tmp_path / "new" / "conversations.jsonl")
+    assert [f"row {row}: " in caught.value.reasons[row // 2] for row in (1, 3)] == [True, True]
+    assert not (tmp_path / "new").exists()
 
 
 def test_damaged_tars_are_refused(tmp_path: Path, media: Mapping[str, bytes]) -> None:

@@ -254,7 +254,7 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
         ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages, texts nor"),
         ("a.csv", "question,answer\nx,\n", "non-empty keys: question"),
         ("a.csv", "question,answer,vidoe\nx,y,z\n", "row 1: unknown key 'vidoe': did you mean 'video'"),
-        ("a.csv", "question,answer\nx,y\nx,y,z\n", "row 2: has more cells than its first row: ['z']"),
+        ("a.csv", "question,answer\nx,y,z\n", "row 1 has more cells than the first row"),
         ("a.csv", "question,answer\n", "has no rows"),
         ("a.json", [{"messages": [{"role": "tool", "content": "x"}]}], "turn 1 is by 'tool'"),
         ("a.json", [{"messages": [{"role": "user", "content": [{"type": "file"}]}]}], "neither text nor"),
@@ -284,6 +284,24 @@ def test_unconvertible_rows_are_reported_by_number(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new.jsonl").exists()
+
+
+def test_all_unconvertible_rows_are_reported_and_nothing_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [json.dumps({"question": f"{number}?", "answer": "yes"}) for number in range(30)]
+    bad = ["{", "[]", json.dumps({"question": "x"}), *(["3"] * 22)]
+    source, target = tmp_path / "a.jsonl", tmp_path / "new.jsonl"
+    source.write_text("\n".join(line for pair in zip(good, bad, strict=False) for line in pair))
+    result = CliRunner().invoke(app, ["data", "convert", str(source), str(target)])
+    assert (result.exit_code, target.exists()) == (1, False)
+    assert str(result.exception) == f"{source}: 25 of 50 rows cannot be converted: fix them"
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith(f"{source} row 2 is not valid JSON")
+    assert said[1:3] == [f"{source} row 4 is not a JSON object", said[2]]
+    assert "row 6: " in said[2]
+    assert said[3:20] == [f"{source} row {row} is not a JSON object" for row in range(8, 42, 2)]
+    assert said[20:] == ["and 5 more rows"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

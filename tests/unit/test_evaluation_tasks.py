@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llava_av.datasets.loading import load_clip
+from llava_av.datasets.media_source import FolderMedia
 from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.question_batches import Questions
 from llava_av.evaluation.reply_parsing import RULES
@@ -157,7 +158,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
         else:
             write_grey_clip(folder / file, click(clicks[file]))
     model, processor = asking
-    questions = Questions(folder, read_task_samples(load_task(task), folder), seed=0)
+    questions = Questions(FolderMedia(folder), read_task_samples(load_task(task), folder), seed=0)
     decode = partial(load_clip, media=processor.config.media_recipe())
     answerer = Answerer(model, processor, max_new_tokens=4, rule=load_task(task).rule)
     (batch,) = questions.decoded(questions.batches(64), decode)

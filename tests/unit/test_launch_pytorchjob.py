@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from llava_av.launch import JobProfile, JobSpec, LaunchError, load_profile
 from llava_av.launch.kubernetes.manifest_text import manifest_yaml
 from llava_av.launch.kubernetes.pytorchjob import CONTENT_LABEL, build_job, job_name, leader_pod
+from llava_av.processes.variables import DATA_CACHE_VARIABLE
 from llava_av.workflows.ingest.launching import ingest_spec
 from llava_av.workflows.ingest.request import CommitRequest
 from llava_av.workflows.runtime.job_target import JobTarget
@@ -251,3 +252,22 @@ def test_further_labels_reach_job_and_pods() -> None:
 @pytest.mark.parametrize("text", ["3006e27", "1E5", "12.5e-3", ".5e3", "0o17", "yes", "12", "null"])
 def test_strings_that_look_like_numbers_are_quoted(text: str) -> None:
     assert manifest_yaml([{"value": text, "name": "plain1e"}]) == f"value: '{text}'\nname: plain1e\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "megabytes"),
+    [
+        ({"work_size": "4Gi"}, "2147"),
+        ({"work_size": "500Gi"}, "8000"),
+        ({"work_size": "4Gi", "environment": {DATA_CACHE_VARIABLE: "3000"}}, "3000"),
+        ({"work_claim": "disk"}, None),
+    ],
+)
+def test_the_data_cache_takes_at_most_half_of_the_work_volume(
+    changes: dict[str, Any], megabytes: str | None
+) -> None:
+    _, job = built(JobProfile(image="x", **changes), group=True)
+    [replica] = job["spec"]["pytorchReplicaSpecs"].values()
+    [container] = replica["template"]["spec"]["containers"]
+    values = {one["name"]: one.get("value") for one in container["env"]}
+    assert values.get(DATA_CACHE_VARIABLE) == megabytes

@@ -32,10 +32,17 @@ class Film:
     pts: Sequence[int] = tuple(number * 3000 for number in range(FRAMES))
 
 
-def x264(**more: int) -> dict[str, str]:
+def x264(**more: int | str) -> dict[str, str]:
     settings = {"keyint": GROUP, "bframes": 3, "b-adapt": 0, "scenecut": 0, **more}
-    text = ":".join(f"{name}={value}" for name, value in settings.items())
-    return {"preset": "ultrafast", "x264-params": text}
+    return {"preset": "ultrafast", "x264-params": _joined(settings)}
+
+
+def x265(**more: int) -> dict[str, str]:
+    return {"x265-params": _joined({"keyint": GROUP, "log-level": "none", **more})}
+
+
+def _joined(settings: dict[str, int | str]) -> str:
+    return ":".join(f"{name}={value}" for name, value in settings.items())
 
 
 UNEVEN = tuple(number * 3000 + number * number % 7 * 350 for number in range(FRAMES))
@@ -52,7 +59,12 @@ FILMS = (
     Film(name="no-edit-list.mp4", codec_options=x264(), options={"use_editlist": "0"}),
     Film(name="negative.mp4", codec_options=x264(), options={"movflags": "negative_cts_offsets"}),
     Film(name="fragments.mp4", codec_options=x264(), options={"movflags": "frag_keyframe+empty_moov"}),
-    Film(name="hevc.mp4", codec="libx265", codec_options={"x265-params": f"keyint={GROUP}:log-level=none"}),
+    Film(name="pyramid.mp4", codec_options=x264(**{"b-pyramid": "normal", "ref": 4})),
+    Film(name="long-groups.mp4", codec_options=x264(keyint=FRAMES, bframes=5)),
+    Film(name="interlaced.mkv", codec_options=x264(tff=1)),
+    Film(name="hevc.mp4", codec="libx265", codec_options=x265()),
+    Film(name="hevc.mkv", codec="libx265", codec_options=x265(keyint=FRAMES)),
+    Film(name="layers.mp4", codec="libx265", codec_options=x265(keyint=FRAMES, **{"temporal-layers": 3})),
     Film(name="mpeg2.mp4", codec="mpeg2video", codec_options=MPEG),
     Film(name="open.mkv", codec_options=x264(**{"open-gop": 1})),
     Film(name="vp9.webm", codec="libvpx-vp9", codec_options={"g": str(GROUP), "deadline": "realtime"}),
@@ -150,6 +162,27 @@ def test_every_frame_is_decoded_once_if_all_are_wanted(tmp_path: Path, decodes: 
     starts, _ = decoded_in_sequence(path)
     whole(path, starts)
     assert sum(decodes) == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "fewer"),
+    [
+        ("long-groups.mp4", True),
+        ("pyramid.mp4", True),
+        ("hevc.mkv", True),
+        ("layers.mp4", False),
+        ("open.ts", False),
+    ],
+)
+def test_frames_without_use_are_not_decoded(
+    name: str, fewer: bool, tmp_path: Path, decodes: list[int]
+) -> None:
+    path = write(next(film for film in FILMS if film.name == name), tmp_path)
+    starts, frames = decoded_in_sequence(path)
+    rows = list(range(4, len(starts), GROUP - 1))
+    assert np.array_equal(whole(path, [starts[row] + 0.004 for row in rows]), frames[rows])
+    assert (sum(decodes) < 0.7 * rows[-1]) == fewer
+    assert sum(decodes) >= len(rows)
 
 
 def with_audio(name: str, folder: Path) -> Path:

@@ -3,8 +3,8 @@
 Tables, chat messages, query and response, and ShareGPT become lines beside the user's media. Parquet files
 and WebDataset tars also contain media, which are extracted: the result is a new folder, which appears whole
 or not at all. All other keys are copied, and each line is checked as in a dataset's folder. Rows of Parquet
-files and tars are converted one by one, and only their IDs stay in memory. The conversion stops at the first
-row that cannot be converted.
+files and tars are converted one by one, and only their IDs stay in memory. All rows are read even if one of
+them cannot be converted; then nothing is written, and the error names all such rows.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -27,10 +27,12 @@ from llava_av.datasets.sources.turns import Unreadable, has_system_prompt, line_
 from llava_av.datasets.sources.webdataset import is_webdataset, webdataset_rows
 from llava_av.files import is_new_folder, whole_file
 from llava_av.parsing import unique_object
+from llava_av.plurals import count_of
 
-__all__ = ["Converted", "convert_file"]
+__all__ = ["BadRowsError", "Converted", "convert_file"]
 
-_Rows: TypeAlias = Iterable[tuple[str, Mapping[str, object]]]
+_MOST_REASONS = 20
+_Rows: TypeAlias = Iterable[tuple[str, Mapping[str, object] | DatasetError]]
 _Archive: TypeAlias = Callable[[Path, ExtractedMedia], _Rows]
 
 
@@ -48,6 +50,22 @@ class Converted:
     """Number of ignored members of tars by their endings."""
 
 
+class BadRowsError(DatasetError):
+    """Several rows that cannot be converted."""
+
+    def __init__(self, source: Path, reasons: Sequence[str], bad: int, rows: int) -> None:
+        """Keep the reasons of the first rows.
+
+        Args:
+            source: File or folder with the rows.
+            reasons: Name and reason of each of the first of them.
+            bad: Number of all of them.
+            rows: Number of rows of the source.
+        """
+        super().__init__(f"{source}: {bad} of {count_of(rows, 'row')} cannot be converted: fix them")
+        self.reasons, self.left = tuple(reasons), bad - len(reasons)
+
+
 def convert_file(source: Path, target: Path) -> Converted:
     """Write the samples of a file, or of a folder of Parquet files or tars, as `conversations.jsonl`.
 
@@ -57,7 +75,8 @@ def convert_file(source: Path, target: Path) -> Converted:
             files and tars, the folder is new or empty and gets the media.
 
     Raises:
-        DatasetError: The source cannot be read, one of its rows cannot be converted, or the target exists.
+        BadRowsError: Several rows cannot be converted.
+        DatasetError: The source cannot be read, a row cannot be converted, or the target exists.
     """
     if target.is_dir():
         raise DatasetError(f"{target} is a folder: name a new file, such as {target / CONVERSATIONS}")
@@ -98,21 +117,36 @@ def _archive(source: Path) -> _Archive | None:
 
 def _converted(rows: _Rows, source: Path, target: Path) -> Converted:
     taken: set[str] = set()
-    prompts = 0
+    prompts, bad, reasons = 0, 0, list[str]()
     try:
         with whole_file(target) as part, part.open("w", encoding="utf-8", newline="") as file:
             for label, row in rows:
-                sample = _sample(label, row, taken)
+                try:
+                    if isinstance(row, DatasetError):
+                        raise row
+                    sample = _sample(label, row, taken)
+                except DatasetError as error:
+                    bad += 1
+                    reasons += [str(error)] if bad <= _MOST_REASONS else []
+                    continue
                 taken.add(sample.id)
                 file.write(f"{sample.to_json_line()}\n")
                 prompts += has_system_prompt(row)
-            if not taken:
-                raise DatasetError(f"{source} has no rows: name a file with at least one")
+            _require_good(source, reasons, bad, len(taken))
     except OSError as error:
         raise DatasetError(
             f"{target} cannot be written: {error.strerror or error}; choose another folder"
         ) from None
     return Converted(samples=len(taken), system_prompts=prompts)
+
+
+def _require_good(source: Path, reasons: Sequence[str], bad: int, good: int) -> None:
+    if bad > 1:
+        raise BadRowsError(source, reasons, bad, bad + good)
+    if bad:
+        raise DatasetError(reasons[0])
+    if not good:
+        raise DatasetError(f"{source} has no rows: name a file with at least one")
 
 
 def _sample(label: str, row: Mapping[str, object], taken: Collection[str]) -> Sample:
@@ -145,27 +179,24 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _rows(source: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _rows(source: Path) -> Iterator[tuple[str, Mapping[str, object] | DatasetError]]:
     if source.suffix.lower() in (".csv", ".tsv"):
-        for number, table_row in enumerate(table_rows(source), start=1):
-            yield f"{source} row {number}", table_row
+        yield from table_rows(source)
     elif source.suffix.lower() in (".json", ".jsonl"):
         for number, row in read_rows(source).rows:
-            yield f"{source} row {number}", _mapping(source, number, row)
+            yield (label := f"{source} row {number}"), _mapping(label, row)
     else:
         raise DatasetError(
             f"{source}: only .csv, .tsv, .json, .jsonl, .parquet and .tar files can be converted"
         )
 
 
-def _mapping(source: Path, number: int, row: Any) -> Mapping[str, object]:
+def _mapping(label: str, row: Any) -> Mapping[str, object] | DatasetError:
     try:
         value = row if not isinstance(row, bytes) else _parsed(row)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{source} row {number} is not valid JSON: {error}") from None
-    if not isinstance(value, Mapping):
-        raise DatasetError(f"{source} row {number} is not a JSON object")
-    return value
+        return DatasetError(f"{label} is not valid JSON: {error}")
+    return value if isinstance(value, Mapping) else DatasetError(f"{label} is not a JSON object")
 
 
 def _parsed(line: bytes) -> Any:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from llava_av.datasets.file_cache import FileCache, KnownFile
 from llava_av.datasets.media_checks import MediaChecks
@@ -18,8 +18,7 @@ _WORKERS = 4
 _AT_ONCE = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckedFile:
+class CheckedFile(NamedTuple):
     """A usable media file."""
 
     info: MediaInfo

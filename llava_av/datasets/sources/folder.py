@@ -1,20 +1,27 @@
 """Reading of a user's folder: its conversations, and every media file that they name, checked before use."""
 
+from __future__ import annotations
+
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import MediaChecks
-from llava_av.datasets.schema import Sample, SampleError
+from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.file_checks import CheckedFile, FileCheck, check_files, folder_check
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
-from llava_av.datasets.sources.sample_rows import SampleRow, sample_rows
+from llava_av.datasets.sources.sample_rows import row_blocks
 from llava_av.media.info import MediaInfo
 from llava_av.processes.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    from llava_av.datasets.sources.row_table import SampleRows
 
 __all__ = [
     "CONVERSATIONS",
@@ -55,7 +62,7 @@ class NoUsableSampleError(DatasetError):
 class FolderScan:
     """Samples of a folder and the results of their checks."""
 
-    rows: tuple[SampleRow, ...]
+    rows: SampleRows
     """Usable samples in the order of the file."""
     quarantined: tuple[Quarantined, ...]
     """Unusable lines in the order of the file, then unusable media in the order of their first mention."""
@@ -76,7 +83,7 @@ class FolderScan:
     @property
     def answers_outside_choices(self) -> tuple[str, ...]:
         """Return the IDs of samples whose answer is not among their choices; allowed, but reported."""
-        return tuple(row.id for row in self.rows if not row.names_choice)
+        return self.rows.outside_choices()
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -130,7 +137,7 @@ def read_folder(
 def media_names(rows: Rows) -> list[str]:
     """Return the media paths that usable rows name, in the order of their first mention."""
     lines, _ = _read_rows(rows, None)
-    return list(dict.fromkeys(name for _, row in lines for name in row.media))
+    return _names(lines)
 
 
 def scan_rows(
@@ -156,16 +163,14 @@ def scan_rows(
         DatasetError: No sample is usable.
     """
     lines, bad_rows = _read_rows(rows, cache)
-    uses = _first_uses(lines)
-    names = list(dict.fromkeys(name for name, _ in uses))
-    checked = _check_all(names, check, known or {}, progress)
-    reasons = {use: reason for use in uses if (reason := _unfit(use, checked[use[0]]))}
-    good = [row for _, row in lines if not reasons or reasons.keys().isdisjoint(row.uses)]
-    quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
+    checked = _check_all(_names(lines), check, known or {}, progress)
+    reasons = _reasons(lines, checked)
+    good = _without(lines, reasons.keys())
+    quarantined = bad_rows + _bad_files(rows, lines, reasons)
     _require_some(rows, folder, good, quarantined)
     with_audio = _files_with_used_audio(good, checked)
     return FolderScan(
-        rows=tuple(good),
+        rows=good,
         quarantined=tuple(quarantined),
         bad_samples=len(bad_rows) + len(lines) - len(good),
         videos_without_audio=sum(not info.has_audio for info in with_audio),
@@ -174,45 +179,60 @@ def scan_rows(
     )
 
 
-def _first_uses(lines: Iterable[tuple[int, SampleRow]]) -> dict[_Use, int]:
-    """Return the row that names each use first, in the order of the rows."""
-    uses: dict[_Use, int] = {}
-    for number, row in lines:
-        for use in row.uses:
-            uses.setdefault(use, number)
-    return uses
+def _names(lines: SampleRows) -> list[str]:
+    """Return the paths that rows name, in the order of their first mention."""
+    names, (media, _) = lines.table.names, lines.first_places()
+    return list(dict.fromkeys(chain.from_iterable(names[one] for one in media)))
 
 
-def _bad_files(
-    rows: Rows,
-    lines: Sequence[tuple[int, SampleRow]],
-    uses: Mapping[_Use, int],
-    reasons: Mapping[_Use, str],
-) -> list[Quarantined]:
+def _reasons(lines: SampleRows, checked: Mapping[str, CheckedFile | str]) -> dict[_Use, str]:
+    """Return the reasons of uses that are not possible, in the order of their first mention."""
+    found: dict[_Use, str] = {}
+    for media in lines.first_places()[0]:
+        for name, role in lines.table.uses(media):
+            if reason := _unfit(role, checked[name]):
+                found[name, role] = reason
+    return found
+
+
+def _without(lines: SampleRows, bad: KeysView[_Use]) -> SampleRows:
+    """Return the rows that have none of some uses."""
+    if not bad:
+        return lines
+    media = [one for one in lines.first_places()[0] if not bad.isdisjoint(lines.table.uses(one))]
+    return lines.without(media)
+
+
+def _bad_files(rows: Rows, lines: SampleRows, reasons: Mapping[_Use, str]) -> list[Quarantined]:
     if not reasons:
         return []
-    hits = Counter(use for _, row in lines for use in dict.fromkeys(row.uses) if use in reasons)
+    hits: Counter[_Use] = Counter()
+    first_rows: dict[_Use, int] = {}
+    counts = lines.media_counts()
+    for media, place in zip(*lines.first_places(), strict=True):
+        for use in dict.fromkeys(lines.table.uses(media)):
+            hits[use] += counts[media]
+            first_rows.setdefault(use, lines.number(place))
     named = "named on line" if rows.unit == "line" else "named in entry"
     return [
-        Quarantined(file=use[0], reason=f"{reasons[use]} ({named} {row})", samples=hits[use])
-        for use, row in uses.items()
-        if use in reasons
+        Quarantined(file=use[0], reason=f"{reason} ({named} {first_rows[use]})", samples=hits[use])
+        for use, reason in reasons.items()
     ]
 
 
-def _read_rows(rows: Rows, cache: FileCache | None) -> tuple[list[tuple[int, SampleRow]], list[Quarantined]]:
-    good: list[tuple[int, SampleRow]] = []
-    quarantined: list[Quarantined] = []
-    first_rows: dict[str, int] = {}
-    for number, row in sample_rows(rows, cache):
-        if isinstance(row, SampleError):
-            quarantined.append(Quarantined(file=rows.label(number), reason=row.reason))
-        elif (first := first_rows.setdefault(row.id, number)) != number:
-            reason = f"{rows.unit} {first} has the same id {row.id!r}; change one"
-            quarantined.append(Quarantined(file=rows.label(number), reason=reason))
-        else:
-            good.append((number, row))
-    return good, quarantined
+def _read_rows(rows: Rows, cache: FileCache | None) -> tuple[SampleRows, list[Quarantined]]:
+    # numpy takes a tenth of a second to load, and an unchanged folder does not need it.
+    from llava_av.datasets.sources.row_table import RowTable
+
+    table, bad = RowTable(), {}
+    for numbers, block, errors in row_blocks(rows, cache):
+        table.add(numbers, block)
+        bad.update({number: error.reason for number, error in errors})
+    lines, repeated = table.unique()
+    for row, first in repeated.items():
+        reason = f"{rows.unit} {table.number(first)} has the same id {table.id(row)!r}; change one"
+        bad[table.number(row)] = reason
+    return lines, [Quarantined(file=rows.label(number), reason=bad[number]) for number in sorted(bad)]
 
 
 def _check_all(
@@ -232,11 +252,11 @@ def _check_all(
     return results
 
 
-def _unfit(use: _Use, found: CheckedFile | str) -> str | None:
+def _unfit(role: str, found: CheckedFile | str) -> str | None:
     """Return the reason why a file cannot be used in a role; None if it can."""
     if isinstance(found, str):
         return found
-    info, (_, role) = found.info, use
+    info = found.info
     if role == "audio":
         return None if info.has_audio else 'has no audio track, but is named under "audio"'
     if info.kind == role or (info.is_animation and role == "image"):
@@ -245,8 +265,8 @@ def _unfit(use: _Use, found: CheckedFile | str) -> str | None:
     return f'is {holds}, but is named under "{role}"; name it under "{info.kind}"'
 
 
-def _require_some(rows: Rows, folder: str, good: list[SampleRow], quarantined: list[Quarantined]) -> None:
-    if good:
+def _require_some(rows: Rows, folder: str, good: SampleRows, quarantined: list[Quarantined]) -> None:
+    if len(good):
         return
     if not quarantined:
         raise DatasetError(f"{folder}/{rows.file} has no samples: add at least two lines")
@@ -258,10 +278,12 @@ def _require_some(rows: Rows, folder: str, good: list[SampleRow], quarantined: l
     )
 
 
-def _files_with_used_audio(
-    rows: Sequence[SampleRow], checked: Mapping[str, CheckedFile | str]
-) -> list[MediaInfo]:
+def _files_with_used_audio(rows: SampleRows, checked: Mapping[str, CheckedFile | str]) -> list[MediaInfo]:
     """Return the properties of each file whose audio is used, even if it has none."""
-    videos = [name for row in rows if row.use_audio for name in row.video]
-    names = dict.fromkeys([*videos, *(name for row in rows for name in row.audio)])
+    table = rows.table
+    names: dict[str, None] = {}
+    for media in rows.first_places()[0]:
+        for name, role in table.uses(media):
+            if role == "audio" or (role == "video" and table.use_audio(media)):
+                names[name] = None
     return [found.info for name in names if isinstance(found := checked[name], CheckedFile)]

@@ -30,7 +30,9 @@ def is_parquet(source: Path) -> bool:
     return bool(source_files(source, _ENDINGS))
 
 
-def parquet_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Mapping[str, object]]]:
+def parquet_rows(
+    source: Path, media: ExtractedMedia
+) -> Iterator[tuple[str, Mapping[str, object] | DatasetError]]:
     """Yield the rows of a Parquet file, or of all in a folder, with the paths of their media.
 
     Args:
@@ -38,7 +40,7 @@ def parquet_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Map
         media: Receives the media.
 
     Yields:
-        Name of the row for messages, and the row.
+        Name of the row for messages, and the row, or the reason why it cannot be used.
 
     Raises:
         DatasetError: A file is damaged or is not a Parquet file, or pyarrow is not installed.
@@ -48,7 +50,10 @@ def parquet_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Map
         for number, row in enumerate(_file_rows(file), start=1):
             label = f"{file} row {number}"
             reader = _MediaReader(root, media, label)
-            yield label, {name: reader.read(value, name, name) for name, value in row.items()}
+            try:
+                yield label, {name: reader.read(value, name, name) for name, value in row.items()}
+            except DatasetError as error:
+                yield label, error
 
 
 def _file_rows(file: Path) -> Iterator[Mapping[str, Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path
 from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
+from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.sources.file_checks import CheckedFile, FileCheck, outside
 from llava_av.datasets.sources.folder import FolderScan, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
@@ -109,16 +110,15 @@ class RemoteFolder:
         with _temporary_folder() as home:
             yield self._rows(objects, home), partial(self._check, objects, home, checks)
 
-    def sources(self, digests: Mapping[str, str], cache: FileCache, paths: Collection[str]) -> list[Source]:
+    def sources(self, cache: FileCache, rows: Collection[FileRow]) -> list[Source]:
         """Return the sources of media files.
 
         Args:
-            digests: Digests of all media files of a scan by path.
-            cache: Cache of the scan, which knows the versions of its files.
-            paths: Paths of the files to return.
+            cache: Cache of their scan, which knows the versions of its files.
+            rows: The files as they were checked.
         """
         objects = {info.key.removeprefix(self.prefix): info for info in self.store.list(self.prefix)}
-        return [self._source(path, digests[path], objects.get(path), cache) for path in sorted(paths)]
+        return [self._source(row.path, row.sha256, objects.get(row.path), cache) for row in sorted(rows)]
 
     def _rows(self, objects: Mapping[str, ObjectInfo], home: Path) -> Rows:
         name, found = choose_file(path for path in objects if "/" not in path)
@@ -127,9 +127,7 @@ class RemoteFolder:
             raise DatasetError(f"{self} has no {CONVERSATIONS} with the samples{advice}")
         local = home / name
         self.store.get_file(f"{self.prefix}{name}", local)
-        rows = read_rows(local)
-        local.unlink()
-        return replace(rows, path=Path(name))
+        return replace(read_rows(local), path=Path(name))
 
     def _check(
         self, objects: Mapping[str, ObjectInfo], home: Path, checks: MediaChecks, name: str

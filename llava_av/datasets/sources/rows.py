@@ -1,7 +1,7 @@
 """Location and rows of a folder's conversations: JSON Lines, or one JSON array as in LLaVA's own files."""
 
+import contextlib
 import functools
-import io
 import json
 import shlex
 from collections.abc import Iterable, Iterator
@@ -178,48 +178,58 @@ def read_rows(path: Path) -> Rows:
     Raises:
         DatasetError: The file cannot be read, is one JSON object, or is an invalid array.
     """
-    try:
-        content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
-    whole = _whole_value(path, content)
+    lines = _Lines(path)
+    whole = _whole_value(lines)
     if isinstance(whole, list):
         return Rows(path=path, unit="entry", rows=tuple(enumerate(whole, start=1)))
-    if isinstance(whole, dict) and b"\n" in content.strip():
+    if isinstance(whole, dict):
         raise DatasetError(f"{path} is a single JSON object: put the samples into an array, [{EXAMPLE}, …]")
-    return Rows(path=path, unit="line", rows=_Lines(content))
+    return Rows(path=path, unit="line", rows=lines)
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """Lines of a content that are not blank, with their numbers, one at a time."""
+    """Lines of a file that are not blank, with their numbers, one at a time."""
 
-    content: bytes
+    path: Path
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Yield each number with its line."""
-        for number, line in enumerate(io.BytesIO(self.content), start=1):
-            if line.strip():
-                yield number, line.removesuffix(b"\n")
+        with _naming(self.path), self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+                if text.strip():
+                    yield number, text.removesuffix(b"\n")
 
 
-def _whole_value(path: Path, content: bytes) -> Any:
-    """Parse a file as one JSON array or object; None if it is neither, such as JSON Lines."""
-    opening = content.lstrip()[:1]
-    if opening not in (b"[", b"{"):
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _whole_value(lines: _Lines) -> Any:
+    """Parse a file as one JSON array, or as one object of several lines; None if it is neither."""
+    _, first = next(iter(lines), (0, b""))
+    opening = first.lstrip()[:1]
+    # Of two values, such as those of JSON Lines, the first alone is JSON.
+    if opening not in (b"[", b"{") or (opening == b"{" and _is_json(first)):
         return None
+    with _naming(lines.path):
+        content = lines.path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=unique_object)
     except (ValueError, RecursionError) as error:
-        if opening == b"[" and (path.suffix.lower() == ".json" or not _is_json(content.lstrip())):
-            raise DatasetError(f"{path} is not a valid JSON array: {error}") from None
+        if opening == b"[" and (lines.path.suffix.lower() == ".json" or not _is_json(first)):
+            raise DatasetError(f"{lines.path} is not a valid JSON array: {error}") from None
         return None
 
 
-def _is_json(content: bytes) -> bool:
-    """Check whether the first line of a content is JSON by itself."""
+def _is_json(line: bytes) -> bool:
     try:
-        json.loads(content.partition(b"\n")[0])
+        json.loads(line)
     except (ValueError, RecursionError):
         return False
     return True

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from llava_av.datasets.file_cache import FileCache
-from llava_av.datasets.ranges import SampleLine
+from llava_av.datasets.ranges import starts_range
 from llava_av.datasets.schema import Sample, SampleError, Split, parse_stored
 from llava_av.datasets.sources.rows import Rows
 from llava_av.datasets.sources.sample_checks import names_choice
 
-__all__ = ["SampleRow", "sample_rows"]
+__all__ = ["RowBlock", "SampleRow", "row_blocks"]
 
 _MEAN_ROWS, _MOST_ROWS = 64, 1024
 
@@ -35,9 +35,8 @@ class SampleRow(NamedTuple):
     """Canonical JSON line without the key `split`."""
     split: Split | None
     """Split that the sample states."""
-    image: tuple[str, ...]
-    video: tuple[str, ...]
-    audio: tuple[str, ...]
+    uses: tuple[tuple[str, str], ...]
+    """Path and role of every file: images, videos, audio files."""
     use_audio: bool
     names_choice: bool
     """False if the last answer contains none of the choices."""
@@ -46,32 +45,68 @@ class SampleRow(NamedTuple):
     def of(cls, sample: Sample) -> "SampleRow":
         """Return the row of a sample."""
         plain = sample if sample.split is None else sample.model_copy(update={"split": None})
-        media = sample.image, sample.video, sample.audio
+        own = ("image", sample.image), ("video", sample.video), ("audio", sample.audio)
+        uses = tuple((name, role) for role, names in own for name in names)
         text = plain.to_json_line().encode()
-        return cls(sample.id, sample.kind, text, sample.split, *media, sample.use_audio, names_choice(sample))
+        return cls(sample.id, sample.kind, text, sample.split, uses, sample.use_audio, names_choice(sample))
 
     @property
     def media(self) -> tuple[str, ...]:
-        """Return the paths of all media: images, videos, audio files."""
-        return self.image + self.video + self.audio
-
-    @property
-    def uses(self) -> list[tuple[str, str]]:
-        """Return path and role of every file."""
-        own = ("image", self.image), ("video", self.video), ("audio", self.audio)
-        return [(name, role) for role, names in own for name in names]
-
-    def line(self) -> SampleLine:
-        """Return the row of a commit."""
-        return SampleLine(self.id, self.kind, self.text)
+        """Return the paths of all media."""
+        return tuple(name for name, _ in self.uses)
 
     def sample(self) -> Sample:
         """Return the sample."""
         return parse_stored(self.text, 1).model_copy(update={"split": self.split})
 
 
-def sample_rows(rows: Rows, cache: FileCache | None = None) -> Iterator[tuple[int, SampleRow | SampleError]]:
-    """Yield the number of each row with its checked row, or with the reason why it cannot be used.
+class RowBlock(NamedTuple):
+    """Usable rows of a block, as columns."""
+
+    ids: list[str]
+    kinds: list[str]
+    splits: list[Split | None]
+    media: list[list[Any]]
+    """`use_audio`, then path and role of each file."""
+    outside: list[int]
+    """Places of rows whose last answer contains none of the choices."""
+    starts: list[int]
+    """Places of rows that start a range of a commit."""
+    text: bytes
+    """Canonical lines, each with a newline."""
+
+    @classmethod
+    def of(cls, rows: Sequence[SampleRow]) -> "RowBlock":
+        """Return the block of some rows."""
+        return cls(
+            ids=[row.id for row in rows],
+            kinds=[row.kind for row in rows],
+            splits=[row.split for row in rows],
+            media=[[row.use_audio, *(part for use in row.uses for part in use)] for row in rows],
+            outside=[place for place, row in enumerate(rows) if not row.names_choice],
+            starts=[place for place, row in enumerate(rows) if starts_range(row.id)],
+            text=b"".join(b"%s\n" % row.text for row in rows),
+        )
+
+    @classmethod
+    def parsed(cls, text: str | None, count: int) -> "RowBlock | None":
+        """Return a block from the text that `to_text` returned; None if this version cannot read it."""
+        with contextlib.suppress(TypeError, ValueError):
+            head, _, lines = (text or "").partition("\n")
+            block = cls._make([*json.loads(head), lines.encode()])
+            if {len(block.ids), len(block.media), block.text.count(b"\n")} == {count}:
+                return block
+        return None
+
+    def to_text(self) -> str:
+        """Return the block as text."""
+        return f"{json.dumps(self[:-1])}\n{self.text.decode()}"
+
+
+def row_blocks(
+    rows: Rows, cache: FileCache | None = None
+) -> Iterator[tuple[list[int], RowBlock, list[tuple[int, SampleError]]]]:
+    """Yield the numbers of usable rows with their block, and the numbers of other rows with the reasons.
 
     Args:
         rows: Rows of a folder.
@@ -79,22 +114,26 @@ def sample_rows(rows: Rows, cache: FileCache | None = None) -> Iterator[tuple[in
     """
     for block in _blocks(rows):
         key = _digest(rows, block)
-        found = None if cache is None else _parsed(cache.checked_rows(key), len(block))
+        found = None if cache is None else RowBlock.parsed(cache.checked_rows(key), len(block))
         if found is not None:
-            yield from zip((number for number, _ in block), found, strict=True)
+            yield [number for number, _ in block], found, []
             continue
         checked = [(number, _checked(rows, number, row)) for number, row in block]
-        good = [row for _, row in checked if isinstance(row, SampleRow)]
+        good = [(number, row) for number, row in checked if isinstance(row, SampleRow)]
+        found = RowBlock.of([row for _, row in good])
         if cache is not None and len(good) == len(checked):
-            cache.remember_rows(key, _text(good))
-        yield from checked
+            cache.remember_rows(key, found.to_text())
+        bad = [(number, error) for number, error in checked if isinstance(error, SampleError)]
+        yield [number for number, _ in good], found, bad
 
 
 def _blocks(rows: Rows) -> Iterator[_Block]:
     block: _Block = []
-    for number, row in rows.rows:
-        block.append((number, row))
-        if zlib.crc32(_raw(row)) % _MEAN_ROWS == 0 or len(block) == _MOST_ROWS:
+    is_line = rows.unit == "line"
+    for row in rows.rows:
+        block.append(row)
+        text = row[1] if is_line else _raw(row[1])
+        if zlib.crc32(text) % _MEAN_ROWS == 0 or len(block) == _MOST_ROWS:
             yield block
             block = []
     if block:
@@ -116,18 +155,3 @@ def _checked(rows: Rows, number: int, row: Any) -> SampleRow | SampleError:
         return SampleRow.of(rows.parse(number, row))
     except SampleError as error:
         return error
-
-
-def _text(rows: Sequence[SampleRow]) -> str:
-    return json.dumps([row._replace(text=row.text.decode()) for row in rows])  # type: ignore[arg-type]
-
-
-def _parsed(text: str | None, count: int) -> list[SampleRow] | None:
-    """Return rows of the cache; None if there are none that this version can read."""
-    with contextlib.suppress(TypeError, ValueError):
-        rows = [
-            SampleRow(name, kind, line.encode(), split, tuple(image), tuple(video), tuple(audio), *rest)
-            for name, kind, line, split, image, video, audio, *rest in json.loads(text or "")
-        ]
-        return rows if len(rows) == count else None
-    return None

@@ -14,8 +14,11 @@ _LISTS = ("image", "images", "video", "videos", "audio", "audios", "choices")
 _SEPARATOR = ";"
 
 
-def table_rows(source: Path) -> Iterator[Mapping[str, object]]:
+def table_rows(source: Path) -> Iterator[tuple[str, Mapping[str, object] | DatasetError]]:
     """Yield the rows of a table by lower-case column names, without empty cells.
+
+    Yields:
+        Name of the row for messages, and the row, or the reason why it cannot be used.
 
     Raises:
         DatasetError: The file cannot be read, is not UTF-8, or is not a table.
@@ -27,14 +30,12 @@ def table_rows(source: Path) -> Iterator[Mapping[str, object]]:
     except UnicodeDecodeError as error:
         raise DatasetError(f"{source} is not UTF-8 text: {error}; save it as UTF-8") from None
     for number, cells in enumerate(_cells(source, text), start=1):
+        label = f"{source} row {number}"
         if None in cells:
-            more = next(reversed(cells.values()))
-            raise DatasetError(
-                f"{source} row {number}: has more cells than its first row: {more}: quote cells that contain the "
-                "separator"[:300]
-            )
+            yield label, DatasetError(f"{label} has more cells than the first row: {cells}"[:300])
+            continue
         row = {name.strip().lower(): cell for name, cell in cells.items() if cell}
-        yield {name: _parts(cell) if name in _LISTS else cell for name, cell in row.items()}
+        yield label, {name: _parts(cell) if name in _LISTS else cell for name, cell in row.items()}
 
 
 def _parts(cell: str) -> list[str]:

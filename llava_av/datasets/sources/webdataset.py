@@ -92,6 +92,8 @@ class _Group:
     key: str
     names: set[str] = field(default_factory=set)
     row: dict[str, Any] | None = None
+    problem: DatasetError | None = None
+    """First member that cannot be used."""
     media: list[_Member] = field(default_factory=list)
 
 
@@ -105,7 +107,9 @@ def is_webdataset(source: Path) -> bool:
     return bool(source_files(source, _ENDINGS))
 
 
-def webdataset_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Mapping[str, object]]]:
+def webdataset_rows(
+    source: Path, media: ExtractedMedia
+) -> Iterator[tuple[str, Mapping[str, object] | DatasetError]]:
     """Yield the samples of a tar, or of all in a folder, with the paths of their media.
 
     Args:
@@ -113,20 +117,24 @@ def webdataset_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, 
         media: Receives the media.
 
     Yields:
-        Name of the sample for messages, and its row.
+        Name of the sample for messages, and its row, or the reason why it cannot be used.
 
     Raises:
-        DatasetError: A tar is damaged, has a member that could leave the folder, or a sample without JSON.
+        DatasetError: A tar is damaged, or has a member that could leave the folder.
     """
     root = source if source.is_dir() else source.parent
     shards = source_files(source, _ENDINGS)
     for shard in shards:
         for group in _groups(shard, media):
             label = f"{shard} sample {group.key}"
-            row = _with_media(group, media, label)
             # Keys may be equal in different shards.
             prefix = f"{_stem(shard.relative_to(root).as_posix())}/" if len(shards) > 1 else ""
-            yield label, {"id": f"{prefix}{group.key}", **row}
+            try:
+                row = _with_media(group, media, label)
+            except DatasetError as error:
+                yield label, error
+            else:
+                yield label, {"id": f"{prefix}{group.key}", **row}
 
 
 def _stem(path: str) -> str:
@@ -153,7 +161,10 @@ def _groups(shard: Path, media: ExtractedMedia) -> Iterator[_Group]:
                     if group is not None:
                         yield group
                     group = _Group(key)
-                _add(shard, tar, member, name, ending, group, media)
+                try:
+                    _add(shard, tar, member, name, ending, group, media)
+                except DatasetError as error:
+                    group.problem = group.problem or error
                 last = name
             stream.require_end()
     except _DAMAGE as error:
@@ -219,6 +230,8 @@ def _json(shard: Path, name: str, content: bytes) -> dict[str, Any]:
 def _with_media(group: _Group, media: ExtractedMedia, label: str) -> dict[str, Any]:
     """Return the row of a sample with the paths of its members."""
     row = group.row
+    if group.problem is not None:
+        raise group.problem
     if row is None:
         raise DatasetError(f"{label} has no {group.key}.json: add its conversations")
     stated = {path: kind for key, value in row.items() if (kind := media_kind(key)) for path in _paths(value)}

@@ -7,6 +7,7 @@ from typing import Any
 from llava_av.launch.api import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
 from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.processes.variables import DATA_CACHE_MB, DATA_CACHE_VARIABLE
 from llava_av.provenance.environment import IMAGE_VARIABLE
 from llava_av.storage.access_keys import SHARED_FILE_VARIABLE
 
@@ -206,8 +207,14 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         **offline,
         **cpu_only,
+        **({} if profile.work_claim else {DATA_CACHE_VARIABLE: str(_data_cache_mb(profile))}),
         **(dict.fromkeys(TRUST_VARIABLES, certificates) if profile.ca_config_map else {}),
     }
+
+
+def _data_cache_mb(profile: JobProfile) -> int:
+    # The node's disk, from which a job would derive the size, may be larger than the volume.
+    return max(1, min(DATA_CACHE_MB, int(quantity(profile.work_size) / 2 / 10**6)))
 
 
 def _group_variables(profile: JobProfile, leader: str) -> dict[str, str]:

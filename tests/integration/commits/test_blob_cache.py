@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from llava_av.datasets.blob_cache import CACHE_VARIABLE, NEVER, BlobCache, cache_bytes
+from llava_av.datasets.blob_cache import NEVER, BlobCache, cache_bytes
 from llava_av.datasets.commit_files import CommitFile, CommitFiles
 from llava_av.datasets.commits import Commit, find_commit
 from llava_av.datasets.manifest import CommitError, blob_key
+from llava_av.datasets.media_stream import MediaStream
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.media.info import MediaError
+from llava_av.processes.variables import DATA_CACHE_VARIABLE
 from llava_av.storage import ObjectStore, StoreError
-from llava_av.training.media_stream import MediaStream
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.integration.commits.folders import commit, make, sample
 
@@ -194,11 +195,11 @@ def test_a_killed_process_leaves_nothing_behind(
 
 
 def test_the_size_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, "3")
+    monkeypatch.setenv(DATA_CACHE_VARIABLE, "3")
     assert cache_bytes(tmp_path) == 3_000_000
     for wrong in ("0", "-1", "1.5", "much"):
-        monkeypatch.setenv(CACHE_VARIABLE, wrong)
-        with pytest.raises(UserError, match=f"{CACHE_VARIABLE}='{wrong}'"):
+        monkeypatch.setenv(DATA_CACHE_VARIABLE, wrong)
+        with pytest.raises(UserError, match=f"{DATA_CACHE_VARIABLE}='{wrong}'"):
             cache_bytes(tmp_path)
 
 

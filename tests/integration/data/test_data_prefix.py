@@ -89,6 +89,28 @@ def test_a_copy_within_the_server_requires_the_entity_tag(source: ObjectStore, s
     assert not store.exists("other")
 
 
+def test_keys_that_only_read_the_source_suffice(
+    store_environment: Mapping[str, str], clips: Path, source: ObjectStore, tmp_path: Path
+) -> None:
+    uri = upload(source, clips, "clips")
+    with fault_proxy(urlsplit(store_environment["AWS_ENDPOINT_URL_S3"]).netloc) as proxy:
+        data = DataCommands({**store_environment, "AWS_ENDPOINT_URL_S3": proxy.url}, tmp_path / "out")
+        proxy.only = f"PUT /{source.bucket}/"
+        proxy.fail("403", ALWAYS)
+        assert not data.json("commit", uri)["unchanged"]
+        assert not proxy.met
+        # Each object is read once: the blobs are copies within the server.
+        proxy.only = f"GET /{source.bucket}/clips/"
+        write_grey_image(tmp_path / "day.png", 7)
+        source.put_file("clips/day.png", tmp_path / "day.png")
+        proxy.fail("slow", ALWAYS)
+        assert data.json("commit", uri)["uploaded_files"] >= 1
+        media = [request for request in proxy.met if "conversations.jsonl" not in request]
+        assert [proxy.met[request] for request in media] == [1]
+        proxy.fail(None)
+        assert "0 damaged or missing" in data.text("verify", "clips")
+
+
 def test_a_prefix_on_another_server_is_streamed(
     store_environment: Mapping[str, str], clips: Path, source: ObjectStore, tmp_path: Path
 ) -> None:

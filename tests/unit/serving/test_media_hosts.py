@@ -81,6 +81,7 @@ def test_any_other_url_is_refused(url):
         ("http://cdn.example.org/", False),
         ("file:///etc/passwd", False),
         ("https://[::ffff:127.0.0.1]/", False),
+        ("http:////]0::1", False),
         ("https://user@cdn.example.org/", False),
     ],
 )

@@ -73,6 +73,7 @@ initContainers:
     resources: {requests: {cpu: 20m, memory: 256Mi}, limits: {memory: 512Mi}}
     volumeMounts: &mounts
       - {name: tmp, mountPath: /tmp}
+      - {name: shm, mountPath: /dev/shm}
       - {name: work, mountPath: /work}
       - {name: config, mountPath: /etc/llava-av/serving, readOnly: true}
       - {name: keys, mountPath: /etc/llava-av/api-keys, readOnly: true}
@@ -103,9 +104,11 @@ containers:
     volumeMounts: *mounts
 volumes:
   - {name: tmp, emptyDir: {sizeLimit: 4Gi}}
+  # Decoded media: those of one request can need more than the 64 MiB that containers get.
+  - {name: shm, emptyDir: {medium: Memory, sizeLimit: 2Gi}}
   - {name: work, emptyDir: {sizeLimit: {{ $values.modelsSize }}}}
   - {name: config, configMap: {name: {{ include "llava-av.servingName" $root }}}}
-  - {name: keys, secret: {secretName: {{ include "llava-av.servingKeys" $root }}, items: [{key: {{ $values.apiKeys.key }}, path: keys}]}}
+  - {name: keys, secret: {secretName: {{ include "llava-av.servingKeys" $root }}, items: [{key: {{ $values.apiKeys.key | quote }}, path: keys}]}}
   {{- include "llava-av.trustVolume" $root | nindent 2 }}
 {{- end -}}
 

@@ -1,6 +1,7 @@
 """Media of the next steps, fetched ahead into the cache of the node and released after their use."""
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,21 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from llava_av.datasets.blob_cache import NEVER, BlobCache
 from llava_av.datasets.commit_files import CommitFile
-from llava_av.datasets.loading import LocatedSample, load_located
 from llava_av.datasets.manifest import CommitError, safe_path
 from llava_av.datasets.media_source import MediaSource
 from llava_av.datasets.schema import Sample
-from llava_av.media.clip import Clip
 from llava_av.media.info import MediaInfo
-from llava_av.media.resizing import ImageResizing
-from llava_av.recipe import MediaRecipe
-from llava_av.training.decode_pool import DecodePool, decoding_processes
 
-__all__ = ["MediaStream", "StreamedDecoding", "streamed_decoding"]
+__all__ = ["CACHE_FOLDER", "MediaStream", "streamed_files"]
+
+CACHE_FOLDER = "cache"
+"""Name of the folder in the working folder that the processes of a node share."""
 
 _THREADS = 8
 # A file that is read before its step is announced is needed in one of the next steps.
@@ -203,54 +201,17 @@ class _UsedFiles(Mapping[str, Path]):
         return len(self._names)
 
 
-class StreamedDecoding:
-    """Processes that decode clips once a stream has fetched their files.
+@contextlib.contextmanager
+def streamed_files(find: Callable[[str], CommitFile | None], work: Path) -> Iterator[MediaStream]:
+    """Provide the media of a job for a block; all processes of the node share one cache.
 
     Args:
-        stream: Fetches the files.
-        pool: Decodes located samples.
+        find: See `MediaStream`.
+        work: Working folder of the node.
     """
-
-    def __init__(self, stream: MediaStream, pool: DecodePool) -> None:
-        """Start the thread that waits for files."""
-        self._stream, self._pool = stream, pool
-        self._feeder = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self.clips_ahead = pool.clips_ahead
-        """Number of clips that the processes should have been given."""
-
-    def submit(self, sample: Sample) -> Future[Any]:
-        """Start to decode the clip of a sample when its files have been fetched."""
-        return self._feeder.submit(self._start, sample)
-
-    def result(self, future: Future[Any], sample: Sample) -> Clip:
-        """Return the clip that `submit` started for a sample.
-
-        Raises:
-            MediaError: A file is lost, damaged or does not decode, or its worker exceeded a limit or crashed.
-        """
-        decoding, block = future.result()
-        with block:
-            return self._pool.result(decoding, sample)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._feeder.shutdown(cancel_futures=True)
-
-    def _start(self, sample: Sample) -> tuple[Future[Any], contextlib.ExitStack]:
-        with contextlib.ExitStack() as block:
-            files = block.enter_context(self._stream.files(sample))
-            located = LocatedSample(sample=sample, files={name: files[name] for name in files})
-            return self._pool.submit(located), block.pop_all()
-
-
-@contextlib.contextmanager
-def streamed_decoding(
-    stream: MediaStream, recipe: MediaRecipe, resizing: ImageResizing
-) -> Iterator[StreamedDecoding | None]:
-    """Provide `decode_workers` processes for a block; None if there are none."""
-    with decoding_processes(partial(load_located, media=recipe, resizing=resizing)) as pool:
-        if pool is None:
-            yield None
-            return
-        with contextlib.closing(StreamedDecoding(stream, pool)) as decoding:
-            yield decoding
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    with (
+        contextlib.closing(BlobCache(work / CACHE_FOLDER)) as cache,
+        contextlib.closing(MediaStream(cache, find, processes=processes)) as stream,
+    ):
+        yield stream

@@ -1,0 +1,301 @@
+"""Table of the usable rows of a folder, whose text is not kept in memory.
+
+Each row takes about 130 bytes of memory: its ID, and numbers as columns. The canonical lines, which a commit
+stores, are in a temporary file if they are large, and are read again range by range.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from operator import eq
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+
+from llava_av.datasets.manifest import SampleRange
+from llava_av.datasets.ranges import Listing, SampleLine, sample_range
+from llava_av.datasets.schema import Split
+from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
+from llava_av.storage.store_errors import local_files
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["RowTable", "SampleRows"]
+
+_IN_MEMORY = 8 << 20
+_SPLITS: tuple[Split | None, ...] = (None, "train", "held_out")
+
+_Integers: TypeAlias = "npt.NDArray[np.int64]"
+_Media = tuple[Any, ...]
+
+
+class _Lines:
+    """Bytes that are appended and read again; a large amount is in a temporary file."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._recent = bytearray()
+        self._file: int | None = None
+        self._written = 0
+
+    def append(self, content: bytes) -> None:
+        self._recent += content
+        self.size += len(content)
+        if len(self._recent) > _IN_MEMORY:
+            with local_files(Path(tempfile.gettempdir())):
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self._file, name = tempfile.mkstemp(prefix="llava-av-")
+            os.unlink(name)
+            weakref.finalize(self, os.close, self._file)
+        rest = memoryview(self._recent)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._written = self.size
+        self._recent = bytearray()
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` to `end`."""
+        if start >= self._written:
+            return bytes(self._recent[start - self._written : end - self._written])
+        assert self._file is not None
+        with local_files(Path(tempfile.gettempdir())):
+            head = os.pread(self._file, min(end, self._written) - start, start)
+        return head if end <= self._written else head + bytes(self._recent[: end - self._written])
+
+
+class RowTable:
+    """Rows that are added block by block, and are then read through `SampleRows`."""
+
+    def __init__(self) -> None:
+        self._ids: list[bytes] = []
+        self._lines = _Lines()
+        self._media_numbers: dict[_Media, int] = {}
+        self._kind_numbers: dict[str, int] = {}
+        self._numbers, self._ends = array("q"), array("q")
+        self._media, self._kinds = array("i"), array("i")
+        self._splits, self._outside, self._starts = array("b"), array("q"), array("q")
+
+    def add(self, numbers: Iterable[int], block: RowBlock) -> None:
+        """Add the rows of a block, with the number of each row in its file."""
+        first = len(self._ids)
+        self._ids.extend([one.encode() for one in block.ids])
+        self._numbers.extend(numbers)
+        media, kinds = self._media_numbers, self._kind_numbers
+        self._media.extend([media.setdefault(tuple(one), len(media)) for one in block.media])
+        self._kinds.extend([kinds.setdefault(one, len(kinds)) for one in block.kinds])
+        self._splits.extend(map(_SPLITS.index, block.splits))
+        self._outside.extend([first + place for place in block.outside])
+        self._starts.extend([first + place for place in block.starts])
+        ends = np.flatnonzero(np.frombuffer(block.text, np.uint8) == ord("\n")) + (self._lines.size + 1)
+        self._ends.frombytes(ends.astype(np.int64).tobytes())
+        self._lines.append(block.text)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @cached_property
+    def media(self) -> npt.NDArray[np.int32]:
+        """Number of each row's media."""
+        return np.frombuffer(self._media, np.int32)
+
+    @cached_property
+    def splits(self) -> npt.NDArray[np.int8]:
+        """Split that each row states: 0 for none, 1 for train, 2 for held_out."""
+        return np.frombuffer(self._splits, np.int8)
+
+    @cached_property
+    def names(self) -> list[tuple[str, ...]]:
+        """Paths of distinct media."""
+        return [one[1::2] for one in self._media_numbers]
+
+    @cached_property
+    def _distinct(self) -> list[_Media]:
+        return list(self._media_numbers)
+
+    def uses(self, media: int) -> Iterator[tuple[str, str]]:
+        """Yield path and role of each file of some media."""
+        one = self._distinct[media]
+        return zip(one[1::2], one[2::2], strict=True)
+
+    def use_audio(self, media: int) -> bool:
+        """Check whether the audio of the videos of some media is used."""
+        return bool(self._distinct[media][0])
+
+    @cached_property
+    def by_id(self) -> _Integers:
+        """Rows in the order of their IDs, equal IDs in the order of the rows."""
+        return np.argsort(self._sortable, kind="stable")
+
+    @property
+    def _sortable(self) -> npt.NDArray[np.object_]:
+        ids = np.empty(len(self._ids), object)
+        ids[:] = self._ids
+        return ids
+
+    def unique(self) -> tuple[SampleRows, dict[int, int]]:
+        """Return the first row with each ID, and for each other row the first one with its ID."""
+        ids, rows = self._sortable, self.by_id
+        is_new = np.concatenate([[True], ids[rows[1:]] != ids[rows[:-1]]])[: len(rows)]
+        firsts = rows[np.maximum.accumulate(np.where(is_new, np.arange(len(rows)), 0))]
+        repeated = dict(zip(rows[~is_new].tolist(), firsts[~is_new].tolist(), strict=True))
+        return SampleRows(self, np.sort(rows[is_new])), repeated
+
+    def id(self, row: int) -> str:
+        """Return the ID of a row."""
+        return self._ids[row].decode()
+
+    def number(self, row: int) -> int:
+        """Return the number of a row in its file."""
+        return self._numbers[row]
+
+    def row(self, row: int) -> SampleRow:
+        """Return a row."""
+        media, kinds = int(self.media[row]), self._kind_names
+        return SampleRow(
+            id=self.id(row),
+            kind=kinds[self._kinds[row]],
+            text=self._content(np.array([row]))[:-1],
+            split=_SPLITS[self._splits[row]],
+            uses=tuple(self.uses(media)),
+            use_audio=self.use_audio(media),
+            names_choice=row not in self._rows_outside,
+        )
+
+    @cached_property
+    def _rows_outside(self) -> frozenset[int]:
+        return frozenset(self._outside)
+
+    @cached_property
+    def _kind_names(self) -> list[str]:
+        return list(self._kind_numbers)
+
+    def outside(self, rows: _Integers) -> list[int]:
+        """Return those of some rows whose last answer contains none of the choices."""
+        return [row for row in rows.tolist() if row in self._rows_outside] if self._outside else []
+
+    def listing(self, chosen: _Integers) -> Listing[SampleRange, SampleLine]:
+        """Return the listing of some rows, sorted by ID; its content is read range by range."""
+        is_chosen, starts = np.zeros(len(self), np.bool_), np.zeros(len(self), np.bool_)
+        is_chosen[chosen] = True
+        starts[np.frombuffer(self._starts, np.int64)] = True
+        order = self.by_id[is_chosen[self.by_id]]
+        cuts = np.flatnonzero(starts[order])
+        parts = np.split(order, cuts[cuts > 0]) if len(order) else []
+        ranges = tuple(map(self._range, parts))
+        by_first = {one.first: rows for one, rows in zip(ranges, parts, strict=True)}
+        return Listing(
+            ranges=ranges,
+            load=lambda one: self._sample_lines(by_first[one.first]),
+            content=lambda one: self._content(by_first[one.first]),
+        )
+
+    def _range(self, rows: _Integers) -> SampleRange:
+        counts = np.bincount(np.frombuffer(self._kinds, np.int32)[rows])
+        kinds = {self._kind_names[kind]: int(counts[kind]) for kind in np.flatnonzero(counts).tolist()}
+        return sample_range(self.id(int(rows[0])), len(rows), kinds, self._content(rows))
+
+    def _sample_lines(self, rows: _Integers) -> list[SampleLine]:
+        lines = self._content(rows).split(b"\n")
+        kinds, names = self._kinds, self._kind_names
+        return [
+            SampleLine(self.id(row), names[kinds[row]], line)
+            for row, line in zip(rows.tolist(), lines, strict=False)
+        ]
+
+    def _content(self, rows: _Integers) -> bytes:
+        """Return the lines of some rows; adjacent ones are read at once."""
+        ends = np.frombuffer(self._ends, np.int64)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        firsts, lasts = rows[np.concatenate([[0], breaks])], rows[np.concatenate([breaks - 1, [-1]])]
+        starts = np.where(firsts > 0, ends[firsts - 1], 0)
+        # Joining a list of the lines would need twice the memory.
+        content = io.BytesIO()
+        content.writelines(map(self._lines.read, starts.tolist(), ends[lasts].tolist()))
+        return content.getvalue()
+
+
+class SampleRows(Sequence[SampleRow]):
+    """Some rows of a table, in the order of the file.
+
+    Args:
+        table: The table, to which no more rows are added.
+        places: Places of the rows in the table.
+    """
+
+    def __init__(self, table: RowTable, places: _Integers) -> None:
+        self.table, self.places = table, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> SampleRow: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> SampleRows: ...
+
+    def __getitem__(self, place: int | slice) -> SampleRow | SampleRows:
+        if isinstance(place, slice):
+            return SampleRows(self.table, self.places[place])
+        return self.table.row(int(self.places[place]))
+
+    def __iter__(self) -> Iterator[SampleRow]:
+        return map(self.table.row, self.places.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SampleRows) and len(self) == len(other) and all(map(eq, self, other))
+
+    def without(self, media: Collection[int]) -> SampleRows:
+        """Return the rows that are not about some media."""
+        return self.where(~np.isin(self.media, list(media)))
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> SampleRows:
+        """Return the rows for which `chosen` is True."""
+        return SampleRows(self.table, self.places[chosen])
+
+    @property
+    def media(self) -> npt.NDArray[np.int32]:
+        """Number of each row's media."""
+        return self.table.media[self.places]
+
+    @property
+    def splits(self) -> npt.NDArray[np.int8]:
+        """Split that each row states, as `RowTable.splits`."""
+        return self.table.splits[self.places]
+
+    def first_places(self) -> tuple[list[int], list[int]]:
+        """Return the distinct media, in the order of their first rows, and the places of these rows."""
+        numbers, firsts = np.unique(self.media, return_index=True)
+        order = np.argsort(firsts)
+        return numbers[order].tolist(), firsts[order].tolist()
+
+    def media_counts(self) -> list[int]:
+        """Return the number of rows about each media."""
+        return list(np.bincount(self.media).tolist())
+
+    def id(self, place: int) -> str:
+        """Return the ID of a row."""
+        return self.table.id(int(self.places[place]))
+
+    def number(self, place: int) -> int:
+        """Return the number of a row in its file."""
+        return self.table.number(int(self.places[place]))
+
+    def outside_choices(self) -> tuple[str, ...]:
+        """Return the IDs of rows whose last answer contains none of the choices."""
+        return tuple(map(self.table.id, self.table.outside(self.places)))
+
+    def listing(self) -> Listing[SampleRange, SampleLine]:
+        """Return the listing of the rows, sorted by ID; its content is read range by range."""
+        return self.table.listing(self.places)
