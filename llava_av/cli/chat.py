@@ -78,10 +78,9 @@ def chat(
             folder, media, max_new_tokens=max_new_tokens, device=device, dtype=dtype, base=base
         )
         questions = _questions() if question is None else iter([question])
+        turns = list(_turns(conversation, questions, shown=not as_json))
         if as_json:
-            print_json([{"question": text, "reply": conversation.ask(text)} for text in questions])
-        else:
-            _stream(conversation, questions)
+            print_json(turns)
 
 
 def _require_files(*files: Path | None) -> None:
@@ -92,7 +91,7 @@ def _require_files(*files: Path | None) -> None:
 
 def _questions() -> Iterator[str]:
     """Yield lines of standard input until an empty one, with a prompt on a terminal."""
-    prompt = "> " if sys.stdin.isatty() else ""
+    prompt = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
     while True:
         try:
             line = input(prompt).strip()
@@ -103,20 +102,23 @@ def _questions() -> Iterator[str]:
         yield line
 
 
-def _stream(conversation: "Conversation", questions: Iterator[str]) -> None:
-    for question in questions:
-        _answer(conversation, question)
+def _turns(
+    conversation: "Conversation", questions: Iterator[str], *, shown: bool
+) -> Iterator[dict[str, str]]:
+    """Yield each question and its reply, and print the reply as it is generated if it is shown."""
 
-
-def _answer(conversation: "Conversation", question: str) -> None:
     def say(piece: str) -> None:
         print(printable(piece, keep="\n\t"), end="", flush=True)
 
-    try:
-        conversation.ask(question, say)
-        print(flush=True)
-    except UserError as error:
-        if not sys.stdin.isatty():
-            raise
-        # An invalid question must not end a conversation, since loading the model takes long.
-        log_error(str(explain(error)), error)
+    for question in questions:
+        try:
+            reply = conversation.ask(question, say if shown else None)
+        except UserError as error:
+            if not sys.stdin.isatty():
+                raise
+            # An invalid question must not end a conversation, since loading the model takes long.
+            log_error(str(explain(error)), error)
+            continue
+        if shown:
+            print(flush=True)
+        yield {"question": question, "reply": reply}

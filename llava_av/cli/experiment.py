@@ -207,7 +207,7 @@ def _print_mirrored(record_id: str, runs: int) -> None:
 def _prompted(option: str, question: str) -> str:
     if not sys.stdin.isatty():
         raise UserError(f"--{option} is missing, and there is no terminal to prompt for it: add the option")
-    return str(typer.prompt(question))
+    return str(typer.prompt(question, err=True))
 
 
 def _show_rows(record: "ExperimentRecord", rows: Sequence[str]) -> None:

@@ -33,7 +33,9 @@ _FollowSeconds = Annotated[
 _DelaySeconds = Annotated[
     float,
     typer.Option(
-        min=0, max=_MAX_S, help="Seconds from SIGTERM in which requests are accepted, but /readyz is 503."
+        min=0,
+        max=_MAX_S,
+        help="Seconds after SIGTERM during which requests are still accepted, but /readyz is 503.",
     ),
 ]
 

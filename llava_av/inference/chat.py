@@ -51,7 +51,7 @@ class Conversation:
         self._clip = media.load(config.media_recipe(), self._processor.image_resizing())
         self._turns: list[tuple[str, str]] = []
 
-    def ask(self, text: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
+    def ask(self, text: str, on_text: Callable[[str], None] | None = None) -> str:
         """Return the model's reply; a question that fails does not become part of the conversation.
 
         Args:

@@ -1,11 +1,13 @@
 """Tests of the objects that serve a model."""
 
 import json
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 from kubernetes.client import V1PodSpec
 
+from llava_av.serving.public_addresses import is_public
 from tests.charts.chart import Object, Rejected, named, names, notes, render, template, variables
 from tests.charts.objects import job_of
 from tests.charts.test_values import EXTERNAL_S3
@@ -68,7 +70,10 @@ def test_the_server_reaches_the_hosts_of_media_at_public_addresses() -> None:
     assert rule["ports"] == [{"port": 443}, {"port": 80}, {"port": 8443}]
     assert {"cidr": "2000::/3"} in [peer["ipBlock"] for peer in rule["to"]]
     (own,) = [peer["ipBlock"] for peer in rule["to"] if "except" in peer["ipBlock"]]
-    assert {"10.0.0.0/8", "169.254.0.0/16"} < set(own["except"])
+    # No excepted address is public, and no service of a cloud for its machines is admitted.
+    assert not [one for one in own["except"] if is_public(ip_network(one)[0])]
+    for address in ("10.0.0.1", "169.254.169.254", "168.63.129.16", "192.0.0.192"):
+        assert any(ip_address(address) in ip_network(one) for one in own["except"])
 
 
 def test_no_host_of_media_means_no_way_to_the_internet() -> None:
@@ -129,7 +134,11 @@ def test_the_server_may_read_models_in_mlflow(permission: str) -> None:
     keys = json.loads(fill["args"][0])["llava-av-serving-credentials"]
     shared = {"copy": "llava-av-credentials"}
     own = {"value": "llava-av-serving"}
-    assert keys["MLFLOW_TRACKING_USERNAME"] == (shared if permission == "NO_PERMISSIONS" else own)
+    is_shared = permission == "NO_PERMISSIONS"
+    assert keys["MLFLOW_TRACKING_USERNAME"] == (shared if is_shared else own)
+    # A copy of an earlier password must not undo a change of the password of that user.
+    (services,) = job_of(found, "services")["spec"]["template"]["spec"]["containers"]
+    assert ("SERVING_MLFLOW_TRACKING_PASSWORD" in variables(services)) != is_shared
 
 
 def test_placement_is_that_of_the_servers_unless_it_is_given() -> None:

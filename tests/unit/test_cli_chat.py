@@ -1,11 +1,13 @@
 """`llava-av chat` with a tiny model's folder and a real clip."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from llava_av.cli.app import app
@@ -89,6 +91,20 @@ def test_every_line_is_a_question_that_knows_those_before_it(model, media):
     found = json.loads(chat(model, "--video", media / "loud.mp4", "--json", typed=typed).stdout)
     assert [turn["question"] for turn in found] == [HEARD, SEEN]
     assert "\n".join(printable(turn["reply"]) for turn in found).split() == result.stdout.split()
+
+
+def test_json_of_a_conversation_on_a_terminal_has_neither_prompts_nor_errors(
+    model, media, monkeypatch, capsys
+):
+    typed, terminal = os.openpty()
+    os.write(typed, f"{HEARD}\n<image>\n{SEEN}\n\n".encode())
+    options = ("--video", str(media / "loud.mp4"), "--device", "cpu", "--max-new-tokens", str(TOKENS))
+    with os.fdopen(typed, "rb", buffering=0), os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        get_command(app)(["chat", str(model), *options, "--json"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert [turn["question"] for turn in json.loads(shown.out)] == [HEARD, SEEN]
+    assert "<image>" in shown.err
 
 
 def test_audio_and_image_files(model, media):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from typer import Abort
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -103,6 +104,22 @@ def test_a_record_and_the_tree_of_records(tmp_path: Path) -> None:
     assert [(node["record"]["id"], node["depth"]) for node in tree] == [("first", 0), ("second", 1)]
     assert tree == parsed("experiment", "list", *places)
     assert drawn.is_file()
+
+
+def test_prompts_are_not_part_of_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_record(tmp_path, Draft(id="first", title="The first", recipe="quick"))
+    close = ["experiment", "close", "first", "--folder", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    typed, terminal = os.openpty()
+    os.write(typed, b"\x04")
+    with os.fdopen(typed, "rb", buffering=0), os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(Abort):
+            get_command(app)([*close, "--json"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert "What was learned?" in shown.err
+    assert shown.out.isspace()
 
 
 def test_an_imported_model_is_its_parts(tmp_path: Path) -> None:

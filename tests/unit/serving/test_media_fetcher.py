@@ -39,7 +39,7 @@ class Media(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     requests: ClassVar[list[dict[str, str]]] = []
-    dripping = threading.Semaphore(0)
+    dripped = threading.Semaphore(0)
     image = b""
 
     def do_GET(self) -> None:
@@ -82,6 +82,7 @@ class Media(BaseHTTPRequestHandler):
     def drip(self, query: dict[str, list[str]]) -> None:
         """Send a byte now and then, so that no single read takes long."""
         self.chunks(b"x", pause_s=0.02)
+        Media.dripped.release()
 
     def chunks(self, chunk: bytes, pause_s: float = 0) -> None:
         self.send_response(200)
@@ -94,7 +95,6 @@ class Media(BaseHTTPRequestHandler):
                 pause.wait(pause_s)
         except OSError:
             self.close_connection = True
-            Media.dripping.release()
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -297,7 +297,7 @@ def test_the_time_limit_holds_for_all_reads_together(server, tmp_path):
     code, message = Client(*server, tmp_path, fetch_s=0.3).refused("file", "drip")
     assert code == "media_unavailable"
     assert message.startswith(f"part 1: the file at {NAME} cannot be fetched within 0.3 s")
-    assert Media.dripping.acquire(timeout=30)
+    assert Media.dripped.acquire(timeout=30)
 
 
 def test_a_request_that_is_cancelled_closes_its_connection(client):
@@ -309,7 +309,7 @@ def test_a_request_that_is_cancelled_closes_its_connection(client):
             await task
 
     asyncio.run(cancelled())
-    assert Media.dripping.acquire(timeout=30)
+    assert Media.dripped.acquire(timeout=30)
 
 
 def test_an_answer_about_a_linked_image_is_that_about_the_same_image_in_the_request(parts, server, tmp_path):
