@@ -27,7 +27,18 @@ __all__ = ["serve"]
 _LOG = logging.getLogger(__name__)
 
 _MAX_S = 86_400.0
-"""Longest wait of a thread, which longer or infinite ones would end with an error."""
+"""A thread cannot wait for any number of seconds."""
+_FollowSeconds = Annotated[
+    float, typer.Option(min=0.1, max=_MAX_S, help="Seconds between two checks of the alias.")
+]
+_DelaySeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=_MAX_S,
+        help="Seconds after SIGTERM during which requests are still accepted, but /readyz is 503.",
+    ),
+]
 
 
 def serve(
@@ -56,19 +67,10 @@ def serve(
             "HTTPS, http://HOST for HTTP; may be repeated.",
         ),
     ] = None,
-    follow_s: Annotated[
-        float, typer.Option(min=0.1, max=_MAX_S, help="Seconds between two checks of the alias.")
-    ] = 10.0,
+    follow_s: _FollowSeconds = 10.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    shutdown_delay_s: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=_MAX_S,
-            help="Seconds after SIGTERM during which requests are still accepted, but /readyz is 503.",
-        ),
-    ] = 0.0,
+    shutdown_delay_s: _DelaySeconds = 0.0,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Serve a trained model to applications, with the API of OpenAI's chat completions.
