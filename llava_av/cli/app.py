@@ -1,5 +1,6 @@
 """Application `llava-av`: all commands, global options and error handling."""
 
+import io
 import sys
 
 import typer
@@ -83,6 +84,9 @@ def main() -> None:
     Exit codes: 1 for an error, explained in one line, 2 for wrong usage, 3 if `promote` did not apply the
     gate, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    # a file name may have bytes that are not UTF-8; in JSON, too, their escapes are valid
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     redact_output()
     try:
         configure_logging()

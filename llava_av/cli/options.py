@@ -184,7 +184,7 @@ def _parsed(text: str, option: str) -> tuple[str, Any]:
 
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise UserError(f"{option} {text}: give KEY=VALUE, such as training.steps=100")
+        raise UserError(f"{option} {text}: give {option} KEY=VALUE")
     try:
         return key, parse_yaml(value)
     except SyntaxProblemError:

@@ -17,6 +17,7 @@ from llava_av.processes import handling_signals
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
+    from llava_av.serving.api_keys import ApiKeys
     from llava_av.serving.current_model import CurrentModel
     from llava_av.serving.limits import ServingLimits
     from llava_av.serving.model_sources import ModelSource
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _LOG = logging.getLogger(__name__)
+
+_MAX_S = 86_400.0
+"""A thread cannot wait for any number of seconds."""
+_FollowSeconds = Annotated[
+    float, typer.Option(min=0.1, max=_MAX_S, help="Seconds between two checks of the alias.")
+]
+_DelaySeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=_MAX_S,
+        help="Seconds after SIGTERM during which requests are still accepted, but /readyz is 503.",
+    ),
+]
 
 
 def serve(
@@ -52,29 +67,20 @@ def serve(
             "HTTPS, http://HOST for HTTP; may be repeated.",
         ),
     ] = None,
-    follow_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks of the alias.")] = 10.0,
+    follow_s: _FollowSeconds = 10.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    shutdown_delay_s: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds after SIGTERM during which requests are still accepted, but /readyz is 503."
-        ),
-    ] = 0.0,
+    shutdown_delay_s: _DelaySeconds = 0.0,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Serve a trained model to applications, with the API of OpenAI's chat completions.
 
     SIGINT and SIGTERM let running requests end.
     """
-    from llava_av.serving.api_keys import ApiKeys
-    from llava_av.serving.http_server import LOOPBACK_HOSTS, listen
+    from llava_av.serving.http_server import listen
     from llava_av.serving.media_hosts import MediaHosts
 
-    limits, hosts = _limits(limit), MediaHosts(media_host or ())
-    keys = None if api_keys is None else ApiKeys(api_keys)
-    if keys is None and host not in LOOPBACK_HOSTS:
-        raise UserError(f"--host {host} is open to other machines: add --api-keys FILE")
+    limits, hosts, keys = _limits(limit), MediaHosts(media_host or ()), _keys(api_keys, host)
     with contextlib.closing(listen(host, port)) as listening, _workspace(model, output_dir) as workspace:
         from llava_av.serving.app import build_app
         from llava_av.serving.http_server import run_server
@@ -86,6 +92,15 @@ def serve(
             fetcher = MediaFetcher(hosts, limits)
             app = build_app(current, limits=limits, keys=keys, fetcher=fetcher)
             run_server(app, listening, shutdown_delay_s=shutdown_delay_s)
+
+
+def _keys(file: Path | None, host: str) -> "ApiKeys | None":
+    from llava_av.serving.api_keys import ApiKeys
+    from llava_av.serving.http_server import LOOPBACK_HOSTS
+
+    if file is None and host not in LOOPBACK_HOSTS:
+        raise UserError(f"--host {host} is open to other machines: add --api-keys FILE")
+    return None if file is None else ApiKeys(file)
 
 
 def _limits(overrides: list[str] | None) -> "ServingLimits":

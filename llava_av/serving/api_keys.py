@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from llava_av.errors import UserError
+from llava_av.plurals import count_of
 
 __all__ = ["ApiKeys"]
 
@@ -44,7 +45,7 @@ class ApiKeys:
         except UserError as error:
             _LOG.error("%s; the earlier keys stay", error)
         else:
-            _LOG.info("--api-keys %s has changed: %d keys", self._file, len(self._keys))
+            _LOG.info("--api-keys %s has changed: %s", self._file, count_of(len(self._keys), "key"))
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
@@ -58,7 +59,7 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 def _read_keys(file: Path) -> list[bytes]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--api-keys {file} cannot be read: {error}; give a text file") from None
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

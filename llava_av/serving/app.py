@@ -21,6 +21,10 @@ from llava_av.serving.request_gate import RequestGate
 
 __all__ = ["build_app"]
 
+_CHAT = "/v1/chat/completions"
+_MAX_PATH = 200
+"""Characters of a path in an error."""
+
 
 def build_app(
     current: CurrentModel, *, limits: ServingLimits, keys: ApiKeys | None, fetcher: MediaFetcher
@@ -38,7 +42,7 @@ def build_app(
     app.state.is_ready = True
     metrics = ServingMetrics(current)
     chat = ChatEndpoint(current, limits, fetcher, metrics)
-    app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
+    app.router.routes.append(Route(_CHAT, chat, methods=["POST"]))
     _add_models(app, current)
     _add_probes(app, current, metrics)
     add_page(app)
@@ -98,8 +102,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
-        status = HTTPStatus(error.status_code)
-        return JSONResponse(error_body(status, str(error.detail)), status, error.headers)
+        status, asked = HTTPStatus(error.status_code), f"{request.method} {request.url.path[:_MAX_PATH]}"
+        message = f"{asked}: {error.detail}: this server has POST {_CHAT} and GET /v1/models"
+        return JSONResponse(error_body(status, message), status, error.headers)
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:

@@ -183,7 +183,8 @@ def _validated(body: bytes, limits: ServingLimits) -> ChatRequest:
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            raise invalid(f"the body is not JSON: {first['msg']}", code="invalid_json") from None
+            problem = first["msg"].removeprefix("Invalid JSON: ")
+            raise invalid(f"the body is not JSON: {problem}", code="invalid_json") from None
         if not first["loc"]:
             raise invalid("the body is not a JSON object: send one", code="invalid_json") from None
         field = ".".join(map(str, first["loc"]))[:_MAX_FIELD]

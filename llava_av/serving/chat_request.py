@@ -5,7 +5,7 @@ Any other field is refused: if it were ignored, the answer would not be the one 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from llava_av.frozen import FrozenModel
 
@@ -23,7 +23,18 @@ __all__ = [
 _MAX_NAME = 1_000
 
 
-class _Address(FrozenModel):
+class _Object(FrozenModel):
+    """Object of a request; a field that is null counts as not given, as in OpenAI's API."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: one for name, one in value.items() if one is not None}
+        return value
+
+
+class _Address(_Object):
     url: str
     """`data:` URL with the file in Base64."""
 
@@ -33,42 +44,42 @@ class _ImageAddress(_Address):
     """Resolution; the model alone decides it."""
 
 
-class _InputAudio(FrozenModel):
+class _InputAudio(_Object):
     data: str
     """File in Base64."""
     format: str
     """Format in words; the content decides."""
 
 
-class TextPart(FrozenModel):
+class TextPart(_Object):
     """Text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrlPart(FrozenModel):
+class ImageUrlPart(_Object):
     """Image."""
 
     type: Literal["image_url"]
     image_url: _ImageAddress
 
 
-class VideoUrlPart(FrozenModel):
+class VideoUrlPart(_Object):
     """Video with its audio."""
 
     type: Literal["video_url"]
     video_url: _Address
 
 
-class AudioUrlPart(FrozenModel):
+class AudioUrlPart(_Object):
     """Audio file."""
 
     type: Literal["audio_url"]
     audio_url: _Address
 
 
-class InputAudioPart(FrozenModel):
+class InputAudioPart(_Object):
     """Audio file, in OpenAI's form."""
 
     type: Literal["input_audio"]
@@ -85,17 +96,15 @@ def _as_parts(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else [] if value is None else value
+    return [value] if isinstance(value, str) else value
 
 
-class Message(FrozenModel):
+class Message(_Object):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[tuple[ContentPart, ...], BeforeValidator(_as_parts)]
     """Text, or parts in their order; media in messages of `user` only."""
-    refusal: None = None
-    """Field of an answer, which a client sends back as a message of the conversation."""
 
     @property
     def texts(self) -> tuple[TextPart, ...]:
@@ -103,11 +112,11 @@ class Message(FrozenModel):
         return tuple(part for part in self.content if isinstance(part, TextPart))
 
 
-class _StreamOptions(FrozenModel):
+class _StreamOptions(_Object):
     include_usage: bool = False
 
 
-class ChatRequest(FrozenModel):
+class ChatRequest(_Object):
     """A chat completion."""
 
     model: Annotated[str, Field(max_length=_MAX_NAME)]

@@ -71,8 +71,10 @@ def _require_within(name: str, path: Path, modality: _Modality, limits: ServingL
     for unit, (found, most) in measured.items():
         if not found <= most:
             raise MediaError(name, f"has {found:,.10g} {unit}, must be ≤ {most:,.10g}: send a smaller file")
-    if modality == "audio" and not info.has_audio:
-        raise MediaError(name, "has no audio track: send an audio file")
+    if not (info.has_audio if modality == "audio" else info.width):
+        track = "image" if modality == "image" else f"{modality} track"
+        kind = f"an {modality}" if modality != "video" else "a video"
+        raise MediaError(name, f"has no {track}: send {kind} file")
 
 
 def _frames(info: MediaInfo) -> float:

@@ -101,7 +101,7 @@ class RequestGate:
         if self._keys is not None and not self._keys.accepts(headers.get("authorization", "")):
             raise RequestError(
                 HTTPStatus.UNAUTHORIZED,
-                "the API key is missing or not valid: send Authorization: Bearer KEY",
+                "the API key is missing or not valid: send it as a bearer token in the Authorization header",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )

@@ -86,7 +86,7 @@ class ServedModel:
             RequestError: The conversation does not fit the model.
         """
         try:
-            prompt = encode_prompt(self._processor, asked.turns, clip, max_new_tokens=reply_tokens or 1)
+            prompt = encode_prompt(self._processor, asked.turns, clip, max_new_tokens=1)
         except PromptError as error:
             is_modality = isinstance(error, PromptModalityError)
             code = "unsupported_modality" if is_modality else "context_length_exceeded"

@@ -64,7 +64,9 @@ def create_project(folder: Path, name: str = "", *, today: datetime.date | None 
             write_whole(folder / path, text)
         _write_data(folder / _DATA)
     except OSError as error:
-        raise ProjectError(f"project {folder}: cannot be written: {error.strerror or error}") from None
+        raise ProjectError(
+            f"project {folder}: cannot be written: {error.strerror or error}; choose another folder"
+        ) from None
     return [*texts, Path(_DATA)]
 
 

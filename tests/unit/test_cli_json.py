@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,18 @@ def test_a_new_project_is_its_files(tmp_path: Path) -> None:
     found = parsed("init", tmp_path / "clips")
     assert str(tmp_path / "clips" / "recipes" / "clips.yaml") in found
     assert all(Path(path).exists() for path in found)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path: Path, errors: str) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_av", "init", folder, "--name", "clips", "--json"],
+        env={**os.environ, "PYTHONIOENCODING": f"utf-8:{errors}"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert os.fsdecode(folder) + "/README.md" in json.loads(done.stdout.decode())
 
 
 def test_a_manifest_is_the_one_that_is_printed_as_yaml() -> None:

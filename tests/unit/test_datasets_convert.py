@@ -268,6 +268,8 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
         ("a.json", [{"messages": [{"role": "user", "content": [{"type": "text"}]}]}], "not text"),
         ("a.json", [{"messages": [{"role": "user", "content": [_FRAMES]}]}], "name one file"),
         ("a.csv", "image,Image,question,answer\na,b,x,y\n", "has 2 columns 'image': keep one"),
+        ("a.jsonl", '{"query": "x", "response": NaN}\n', "row 1: a message contains 'nan'"),
+        ("a.json", [{"instruction": "x", "input": float("nan"), "output": "y"}], "input is 'nan', not text"),
         ("a.jsonl", "{\n", "row 1 is not valid JSON"),
         ("a.json", [{"texts": [{"user": "x"}]}], "texts entry 1 is"),
         ("a.jsonl", "3\n", "row 1 is not a JSON object"),

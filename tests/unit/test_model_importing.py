@@ -199,6 +199,8 @@ def test_a_source_of_another_kind_and_a_target_in_use_are_rejected(onevision, to
     (tmp_path / "used" / "file").touch()
     with pytest.raises(ModelFilesError, match="is not empty"):
         import_model(onevision, tmp_path / "used")
+    with pytest.raises(ModelFilesError, match="is not a folder"):
+        import_model(onevision, tmp_path / "used" / "file")
     with pytest.raises(ModelFilesError, match=r"has no config\.json"):
         import_model(tmp_path / "nowhere", tmp_path / "target")
 

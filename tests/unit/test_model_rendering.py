@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 
+import psutil
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -12,6 +13,7 @@ from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.sequence.chat_template import ChatTemplate
 from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_chat_template
 from tests.model_samples import tiny_model
+from tests.server_processes import lives, wait_until
 
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
@@ -91,6 +93,18 @@ def test_a_tokenizer_with_an_endless_template_is_rejected_when_it_is_loaded():
     tokenizer.chat_template = "{% for %}"
     with pytest.raises(ValueError, match="Expected an expression"):
         ChatTemplate(tokenizer, {})
+
+
+def test_a_renderer_that_was_killed_between_two_templates_is_replaced() -> None:
+    assert render_chat_template("a", {}) == "a"
+    renderers = [
+        child for child in psutil.Process().children() if "template_worker.py" in " ".join(child.cmdline())
+    ]
+    assert renderers
+    for renderer in renderers:
+        renderer.kill()
+    wait_until(lambda: not any(map(lives, renderers)), 30)
+    assert render_chat_template("b", {}) == "b"
 
 
 def in_fork(render: Callable[[], str]) -> str:

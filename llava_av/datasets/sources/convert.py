@@ -134,7 +134,9 @@ def _converted(rows: _Rows, source: Path, target: Path) -> Converted:
                 prompts += has_system_prompt(row)
             _require_good(source, reasons, bad, len(taken))
     except OSError as error:
-        raise DatasetError(f"{target} cannot be written: {error.strerror or error}") from None
+        raise DatasetError(
+            f"{target} cannot be written: {error.strerror or error}; choose another folder"
+        ) from None
     return Converted(samples=len(taken), system_prompts=prompts)
 
 
@@ -170,7 +172,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         yield part
         part.replace(home)
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise DatasetError(
+            f"{folder} cannot be written: {error.strerror or error}; choose another folder"
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

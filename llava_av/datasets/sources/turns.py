@@ -1,5 +1,6 @@
 """Rows of other tools as lines of `conversations.jsonl`: chat messages, query and response, ShareGPT."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -123,15 +124,20 @@ def _pair(row: Mapping[str, object], asked: str, answered: str) -> _Turns:
     return [*turns, {"from": "human", "value": question}, {"from": "gpt", "value": row[answered]}]
 
 
+def _is_text(value: Any) -> bool:
+    """Return whether a value is text or a number; NaN is how pandas writes a cell that is empty."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _plain(value: Any, name: str) -> str:
-    if not isinstance(value, str | int | float):
+    if not _is_text(value):
         raise Unreadable(f"{name} is {str(value)[:100]!r}, not text")
     return str(value)
 
 
 def _text(value: Any, media: dict[str, list[str]]) -> str:
     """Return the text of a turn; media become placeholders, and their paths are added to `media`."""
-    if isinstance(value, str | int | float):
+    if _is_text(value):
         return str(value)
     texts: list[str] = []
     for part in value if isinstance(value, Iterable) and not isinstance(value, Mapping) else [value]:

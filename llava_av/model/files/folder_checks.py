@@ -58,10 +58,11 @@ def require_empty(target: Path) -> None:
     """Check that a target is empty or does not exist.
 
     Raises:
-        ModelFilesError: The target is not empty.
+        ModelFilesError: The target is a file, or is not empty.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelFilesError(f"{target} is not empty: give an empty folder or a new name")
+        problem = "is not empty" if target.is_dir() else "is not a folder"
+        raise ModelFilesError(f"{target} {problem}: give an empty folder or a new name")
 
 
 def require_folder(folder: Path) -> None:

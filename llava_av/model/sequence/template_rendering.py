@@ -49,7 +49,7 @@ def render_chat_template(template: str, variables: Mapping[str, object]) -> str:
 
 
 class _Renderer:
-    """Worker process, started with the first template and restarted after one that exceeded a limit."""
+    """Worker process, started with the first template and restarted after its end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -75,7 +75,8 @@ class _Renderer:
         return answer
 
     def _running(self) -> subprocess.Popen[str]:
-        if self._process is None:
+        # one that has ended was killed between two templates, which says nothing about the next one
+        if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", str(_WORKER)),

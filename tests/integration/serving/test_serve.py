@@ -203,6 +203,10 @@ def large_image(folder: Path) -> Path:
     return write_image(folder / "large.png", image(size=400), "png")
 
 
+def short_click(folder: Path) -> Path:
+    return write_audio(folder / "click.wav", click(0.5)[None], 16_000, "pcm_s16le")
+
+
 def many_frames(folder: Path) -> Path:
     return write_video(folder / "many.mp4", [number / 60 for number in range(100)])
 
@@ -227,6 +231,8 @@ def text_file(folder: Path) -> Path:
         (text_file, "video_url", "not a readable media file"),
         (lambda folder: write_grey_clip(folder / "mute.mp4"), "audio_url", "no audio track"),
         (large_image, "video_url", "pixels"),
+        (short_click, "image_url", "no image: send an image file"),
+        (short_click, "video_url", "no video track: send a video file"),
     ],
 )
 def test_forged_damaged_and_large_media_are_refused_by_name(client, tmp_path, make, kind, says):
@@ -278,6 +284,7 @@ def test_the_server_lists_its_model(client):
         (["--host", "0.0.0.0"], "add --api-keys"),
         (["--limit", "bach=3"], "did you mean batch"),
         (["--limit", "batch=0"], "greater than or equal to 1"),
+        (["--limit", "batch"], "give --limit KEY=VALUE"),
         (["--media-host", "*.example.org"], "exact name of a host"),
         (["--host", "192.0.2.1", "--api-keys", "KEYS"], "cannot be used"),
     ],
@@ -288,6 +295,13 @@ def test_a_server_that_would_be_open_or_misconfigured_does_not_start(model, tmp_
     code, output = called_here("serve", str(model), *given)
     assert code == 1
     assert says in output
+
+
+@pytest.mark.parametrize("option", ["--follow-s", "--shutdown-delay-s"])
+def test_a_wait_that_no_thread_can_have_is_refused(model, option):
+    code, output = called_here("serve", str(model), option, "1e10")
+    assert code == 2
+    assert "86400" in output
 
 
 @pytest.mark.slow

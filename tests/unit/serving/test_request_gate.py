@@ -73,6 +73,7 @@ def test_without_a_valid_key_the_api_is_closed(current, tmp_path, header):
     keys = keys_of(tmp_path, "other" * 4, KEY)
     [answer] = call(current, {"json": ASKED, "headers": {"Authorization": header.encode()}}, keys=keys)
     assert error(answer) == (401, "invalid_api_key")
+    assert "a bearer token in" in answer.json()["error"]["message"]
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
@@ -176,7 +177,7 @@ def test_a_body_that_is_no_request_is_refused(current, content, kind, status, co
         ({"k" * 4_000: 1}, "k" * 99, "k: unknown field"),
         ({"model": "m" * 4_000}, "model", "at most 1000"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ({"max_tokens": 513}, "messages", "512"),
+        ({"max_tokens": 513}, "messages", "max_tokens"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "assistant", "content": "It"}]}, "messages", "must be from user"),
         ({"messages": [{"role": "user", "content": "a <video> b"}]}, "messages", "'<video>'"),
@@ -212,6 +213,19 @@ def test_another_model_and_another_path_do_not_exist(current):
     assert error(model) == error(listed) == (404, "model_not_found")
     assert "this server has tiny" in model.json()["error"]["message"]
     assert error(path) == (404, None)
+    assert "POST /v1/completions" in path.json()["error"]["message"]
+
+
+def test_a_field_that_is_null_counts_as_not_given(current):
+    names = ("temperature", "top_p", "n", "stop", "stream", "stream_options", "tools", "seed")
+    turns = [{"role": "user", "content": "What?", "name": None}]
+    plain, given = (
+        call(current, {"json": {**ASKED, **extra}})[0]
+        for extra in ({}, {**dict.fromkeys(names), "messages": turns})
+    )
+    assert given.json()["choices"] == plain.json()["choices"]
+    [missing] = call(current, {"json": {**ASKED, "messages": None}})
+    assert error(missing) == (400, "invalid_value")
 
 
 def test_an_answer_can_be_sent_back_as_a_message(current):
@@ -264,10 +278,11 @@ def test_a_file_without_good_keys_is_refused(tmp_path, text, says):
 
 
 def test_keys_are_lines_of_a_file(tmp_path):
-    (tmp_path / "keys").write_text(f"# of the shop\n{KEY}\r\n\n{'b' * 32}")
+    (tmp_path / "keys").write_text(f"\ufeff{'w' * 32}\n# of the shop\n{KEY}\r\n\n{'b' * 32}")
     keys = ApiKeys(tmp_path / "keys")
     assert keys.accepts(f"Bearer {KEY}")
     assert keys.accepts(f"Bearer {'b' * 32}")
+    assert keys.accepts(f"Bearer {'w' * 32}")
     assert not keys.accepts("Bearer # of the shop")
 
 
