@@ -32,10 +32,16 @@ class DigestIndex:
         Raises:
             ValueError: One has another form.
         """
-        added = list(map(bytes.fromhex, digests))
-        if any(len(one) != _BYTES for one in added):
-            raise ValueError("a digest does not have 64 hexadecimal digits")
-        self._digests += b"".join(added)
+        size = len(self._digests)
+        try:
+            for one in digests:
+                digest = bytes.fromhex(one)
+                if len(digest) != _BYTES:
+                    raise ValueError("a digest does not have 64 hexadecimal digits")
+                self._digests += digest
+        except ValueError:
+            del self._digests[size:]
+            raise
 
     def take(self, places: Iterable[int]) -> "DigestIndex":
         """Return the index of the digests at some places."""
