@@ -37,7 +37,7 @@ class ServingLimits(FrozenModel):
     media_pixels: int = Field(default=36_000_000, ge=1)
     """Maximum pixels of an image or of a video's frame, by its headers."""
     media_frames: int = Field(default=36_000, ge=1)
-    """Maximum frames of one video, by its headers."""
+    """Maximum frames of one video, counted without decoding them."""
     fetch_s: float = Field(default=30.0, gt=0)
     """Seconds within which the media that a request names by URL must be fetched."""
     decode_s: float = Field(default=30.0, gt=0)

@@ -1,4 +1,4 @@
-"""Limits of media files, checked from their headers by the process that decodes them."""
+"""Limits of media files, checked from headers and packets by the process that decodes the files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +8,11 @@ from llava_av.datasets.loading import LocatedSample, load_located
 from llava_av.datasets.schema import Sample
 from llava_av.media.check import check_headers
 from llava_av.media.clip import Clip
+from llava_av.media.container import open_media
+from llava_av.media.image_formats import image_format
 from llava_av.media.info import MediaError, MediaInfo
 from llava_av.media.resizing import ImageResizing
+from llava_av.media.tracks import video_stream
 from llava_av.recipe import MediaRecipe
 from llava_av.serving.limits import ServingLimits
 
@@ -41,7 +44,7 @@ def media_sample(
 def decode_within(
     located: LocatedSample, limits: ServingLimits, media: MediaRecipe, resizing: ImageResizing
 ) -> Clip:
-    """Decode the media of a request if the headers of all files are within the limits.
+    """Decode the media of a request if all files are within the limits by their headers and packets.
 
     Raises:
         MediaError: A file exceeds a limit, is damaged, or has another modality.
@@ -66,7 +69,7 @@ def _require_within(name: str, path: Path, modality: _Modality, limits: ServingL
     measured: dict[str, tuple[float, float]] = {
         "seconds": (max(info.duration_s, info.audio_end_s or 0.0), limits.media_s),
         "pixels": (info.width * info.height, limits.media_pixels),
-        "frames": (_frames(info), limits.media_frames),
+        "frames": (_frames(path, info), limits.media_frames),
     }
     for unit, (found, most) in measured.items():
         if not found <= most:
@@ -77,8 +80,11 @@ def _require_within(name: str, path: Path, modality: _Modality, limits: ServingL
         raise MediaError(name, f"has no {track}: send {kind} file")
 
 
-def _frames(info: MediaInfo) -> float:
-    """Return the number of frames of a video: stated in its headers, or by its length if that gives more."""
+def _frames(path: Path, info: MediaInfo) -> int:
+    """Count the frames of a video without decoding them; headers may state too few, or a wrong frame rate."""
     if info.kind != "video":
         return 0
-    return max(info.frames or 0, info.duration_s * (info.fps or 0))
+    if image_format(path) is not None:
+        return info.frames or 0
+    with open_media(path) as container:
+        return sum(bool(packet.size) for packet in container.demux(video_stream(container)))

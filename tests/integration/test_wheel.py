@@ -122,7 +122,7 @@ def test_the_commands_of_a_new_project_run(installed: Installed) -> None:
     project = replace(installed, folder=installed.folder / "project")
     readme = (project.folder / "README.md").read_text()
     commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("llava-av ")]
-    assert len(commands) == 5
+    assert len(commands) == 4
     for command in commands:
         project.run(*command)
     assert (
