@@ -122,7 +122,7 @@ def test_records_of_the_package_are_found_in_any_project(
     ("arguments", "words"),
     [
         (["dryrun", "--recipe", "absent"], "no recipe 'absent'"),
-        (["dryrun", "--set", "training.steps"], "--set training.steps: give KEY=VALUE"),
+        (["dryrun", "--set", "training.steps"], "--set training.steps: give --set KEY=VALUE"),
         (["dryrun", "--set", "training.stepz=3"], "cannot override 'training.stepz'"),
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
@@ -193,7 +193,7 @@ def test_jobs_run_here_or_with_a_profile_and_its_changes(caplog: pytest.LogCaptu
     profile, changes = load_profile("gpu-8"), {"nodes": 3, "cpu": 2, "environment.A": "1"}
     target = chosen_target("kubernetes", profile.model_dump_json(), ["nodes=3", "cpu=2"], {"A": "1"})
     assert (target.launcher, target.profile) == ("kubernetes", load_profile("gpu-8", changes))
-    with pytest.raises(UserError, match="--job nodes: give KEY=VALUE"):
+    with pytest.raises(UserError, match="--job nodes: give --job KEY=VALUE"):
         chosen_target("kubernetes", "cpu", ["nodes"])
 
 
