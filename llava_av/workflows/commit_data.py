@@ -86,13 +86,11 @@ def commit_folder(
         content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
         if head.commit is not None:
             _compare(store, head.commit, folder, content, named=bool(name))
-        commit = partial(commit_content, store, chosen, content, checked_sources(folder, cache))
+        commit = partial(commit_content, store, chosen, content, checked_sources(folder, cache), cache=cache)
         facts, pending = scan.files.facts, scan.files.pending
         record = recording(store, message=message, author=author, media=facts, pending=pending)
         progress = progress_reporter("data", "files uploaded")
-        committed = commit(
-            before_head=record, head=head, on_conflict=on_conflict, cache=cache, progress=progress
-        )
+        committed = commit(before_head=record, head=head, on_conflict=on_conflict, progress=progress)
         if committed.unchanged:
             _report_unchanged(store, committed, scan, message)
         # Omissions are reported each time, and pending media are decoded at another depth.
