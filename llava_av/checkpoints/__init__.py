@@ -33,6 +33,7 @@ from llava_av.checkpoints.checkpoint_manifest import (
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.fetching import (
     fetch_checkpoint,
+    fetched_folder,
     has_model,
     latest_checkpoint,
     model_files,
@@ -56,6 +57,7 @@ __all__ = [
     "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",
+    "fetched_folder",
     "folder_digest",
     "has_model",
     "latest_checkpoint",

@@ -24,6 +24,7 @@ from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parall
 
 __all__ = [
     "fetch_checkpoint",
+    "fetched_folder",
     "has_model",
     "latest_checkpoint",
     "model_files",
@@ -167,6 +168,11 @@ def _manifest_bytes(store: ObjectStore, uri: str) -> bytes:
         raise CheckpointError(
             f"no complete checkpoint at {uri} (it has no manifest.json): check the name, or train again"
         ) from None
+
+
+def fetched_folder(work: Path, digest: str) -> Path:
+    """Return the folder for the files of a checkpoint with a digest, below the folder for fetched models."""
+    return work / "models" / digest
 
 
 def fetch_checkpoint(

@@ -16,6 +16,7 @@ from llava_av.checkpoints import (
     CheckpointError,
     fetch_adapter_base,
     fetch_checkpoint,
+    fetched_folder,
     model_files,
     read_manifest,
 )
@@ -222,7 +223,7 @@ def _fetch_model(job: _Job, work: Path) -> tuple[Path, Path | None]:
             f"cannot evaluate {uri}: its manifest has digest {manifest.digest}, but the request of run "
             f"{job.run.id} has digest {digest}: train again"
         )
-    folder = work / "models" / digest
+    folder = fetched_folder(work, digest)
     fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
     return folder / "model", fetch_adapter_base(folder / "model", work)
 

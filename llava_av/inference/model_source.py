@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from llava_av.checkpoints import fetch_checkpoint, has_model, model_files, read_manifest
+from llava_av.checkpoints import fetch_checkpoint, fetched_folder, has_model, model_files, read_manifest
 from llava_av.errors import UserError
 from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.registry.versions import load_version, require_untouched
@@ -11,7 +11,7 @@ from llava_av.runs import Run
 from llava_av.runs.registration import run_of
 from llava_av.storage import ObjectStore
 
-__all__ = ["fetched_folder", "local_model_folder"]
+__all__ = ["local_model_folder"]
 
 _MODEL = "model"
 
@@ -45,11 +45,6 @@ def local_model_folder(source: str, work: Path) -> Path:
     require_folder(folder)
     require_llava_av(folder)
     return folder
-
-
-def fetched_folder(work: Path, digest: str) -> Path:
-    """Return the folder for the files of a checkpoint with a digest, below the folder for fetched models."""
-    return work / "models" / digest
 
 
 def _fetched(uri: str, work: Path) -> Path:

@@ -4,9 +4,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.checkpoints import fetch_adapter_base, folder_digest, read_manifest
+from llava_av.checkpoints import fetch_adapter_base, fetched_folder, folder_digest, read_manifest
 from llava_av.errors import UserError
-from llava_av.inference.model_source import fetched_folder, local_model_folder
+from llava_av.inference.model_source import local_model_folder
 from llava_av.registry.history import AliasHistory, holder_of
 from llava_av.registry.versions import load_version
 from llava_av.serving.limits import ServingLimits
