@@ -23,14 +23,23 @@ import numpy.typing as npt
 from llava_av.datasets.schema import Split
 from llava_av.errors import UserError
 
-__all__ = ["Split", "SplitColumns", "SplitError", "content_digests", "held_out_samples", "split_samples"]
+__all__ = [
+    "SIDES",
+    "Split",
+    "SplitColumns",
+    "SplitError",
+    "content_digests",
+    "held_out_samples",
+    "split_samples",
+]
 
 # Deviation from the wanted number of held-out samples, as a share of the smaller side, above which groups of
 # several samples change sides.
 _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
 _TRAIN, _HELD_OUT = 1, 2
-_SIDES = {None: 0, "train": _TRAIN, "held_out": _HELD_OUT}
+SIDES: tuple[Split | None, ...] = (None, "train", "held_out")
+"""Split that each number of `SplitColumns.sides` stands for."""
 
 _Integers = npt.NDArray[np.int64]
 _Booleans = npt.NDArray[np.bool_]
@@ -98,7 +107,7 @@ def split_samples(
     media = np.array([numbers.setdefault(sample.media, len(numbers)) for sample in samples], np.int64)
     columns = SplitColumns(
         id=lambda place: samples[place].id,
-        sides=np.array([_SIDES[sample.split] for sample in samples], np.int8),
+        sides=np.array([SIDES.index(sample.split) for sample in samples], np.int8),
         media=media,
         digests=[() if allow_shared_media else content_digests(paths, digests or {}) for paths in numbers],
         paths=list(numbers),

@@ -22,8 +22,8 @@ import numpy as np
 from llava_av.datasets.computed import Computed
 from llava_av.datasets.manifest import SampleRange
 from llava_av.datasets.ranges import Listing, SampleLine, sample_range
-from llava_av.datasets.schema import Split
 from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
+from llava_av.datasets.split import SIDES
 from llava_av.storage.store_errors import local_files
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["RowTable", "SampleRows"]
 
 _IN_MEMORY = 8 << 20
-_SPLITS: tuple[Split | None, ...] = (None, "train", "held_out")
 
 _Integers: TypeAlias = "npt.NDArray[np.int64]"
 _Media = tuple[Any, ...]
@@ -95,7 +94,7 @@ class RowTable:
         media, kinds = self._media_numbers, self._kind_numbers
         self._media.extend([media.setdefault(tuple(one), len(media)) for one in block.media])
         self._kinds.extend([kinds.setdefault(one, len(kinds)) for one in block.kinds])
-        self._splits.extend(map(_SPLITS.index, block.splits))
+        self._splits.extend(map(SIDES.index, block.splits))
         self._outside.extend([first + place for place in block.outside])
         self._starts.extend([first + place for place in block.starts])
         ends = np.flatnonzero(np.frombuffer(block.text, np.uint8) == ord("\n")) + (self._lines.size + 1)
@@ -167,7 +166,7 @@ class RowTable:
             id=self.id(row),
             kind=kinds[self._kinds[row]],
             text=self._content(np.array([row]))[:-1],
-            split=_SPLITS[self._splits[row]],
+            split=SIDES[self._splits[row]],
             uses=tuple(self.uses(media)),
             use_audio=self.use_audio(media),
             names_choice=row not in self._rows_outside,
