@@ -8,6 +8,7 @@ joined. Few files are sent one by one, so that many small commits do not leave a
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import FileEntry, sha256_hex
@@ -61,8 +62,9 @@ def upload_content(
     report = _Progress(progress, len(ranges) + len(files))
     sent = array("q", upload_missing(store, ranges, cache, report.alone))
     report.advance(len(ranges))
-    few = sum(0 < row.bytes <= LARGEST_PACKED for row in files) < _FEWEST
-    for packs, alone in _parts(media(files), pack=not few):
+    small = (row for row in files if 0 < row.bytes <= LARGEST_PACKED)
+    are_many = len(list(islice(small, _FEWEST))) == _FEWEST
+    for packs, alone in _parts(media(files), pack=are_many):
         uploads = map_parallel(partial(_upload, Uploader(store, cache)), packs, on_done=report.packs(packs))
         for sizes, places in uploads:
             sent.extend(sizes)

@@ -7,8 +7,8 @@ A request passes the files in this order:
 2. `chat_endpoint` parses the body (`chat_request`), and `conversation` turns its messages into turns and
    files. `media_fetcher` fetches the files that are named by URL, from hosts that `media_hosts` lists and
    addresses that `public_addresses` accepts. Both write them in `file_threads`. `media_decoder` sends all
-   files to a process that has limits on time and memory, in which `media_limits` checks the files from their
-   headers and decodes them.
+   files to a process that has limits on time and memory, in which `media_limits` checks their headers
+   and packets and decodes them.
 3. `served_model` encodes the conversation and submits it to its engine. `engine` defines what an engine is.
    `slot_engine` is one: requests join and leave its batch between two steps, with keys and values in
    `slot_cache`, tokens chosen by `token_choice`, and text by `reply_text`.

@@ -12,7 +12,7 @@ from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.folder_stamp import KnownFolder
-from llava_av.datasets.manifest import LeftOut, safe_path
+from llava_av.datasets.manifest import LeftOut
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader, content_of
 from llava_av.datasets.sources.checked_files import CheckedFiles
@@ -109,11 +109,7 @@ def _names(scan: FolderScan) -> dict[str, str]:
     rows, names = scan.rows, scan.rows.table.names
     for media, place in zip(*rows.first_places(), strict=True):
         for name in names[media]:
-            try:
-                path = safe_path(name)
-            except ValueError:
-                path = stored_path(rows.id(place), name)
-            found[path] = name
+            found[stored_path(rows.id(place), name)] = name
     return found
 
 
