@@ -9,6 +9,8 @@ Only files that were decoded successfully are remembered this way. Links are nev
 them are checked one by one.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -17,11 +19,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_av.datasets.file_cache import FileCache, Stamp
-from llava_av.datasets.sources.checked_files import CheckedFiles
+from llava_av.datasets.spilled import SpilledBytes
 from llava_av.media.info import MediaInfo
+
+if TYPE_CHECKING:
+    from llava_av.datasets.sources.checked_files import CheckedFiles
 
 __all__ = ["FolderFiles"]
 
@@ -40,10 +45,11 @@ class FolderFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._began_ns = time.time_ns()
+        self._text = SpilledBytes()
         self._blocks: list[_Block] | None = None
         self._stamp: str | None = None
         with contextlib.suppress(OSError):
-            walk = _Walk(self._began_ns)
+            walk = _Walk(self._began_ns, self._text)
             self._blocks = list(walk.blocks(os.path.abspath(root), ""))
             digests = "".join(block.digest for block in self._blocks)
             self._stamp = hashlib.sha256(digests.encode()).hexdigest() if walk.is_settled else None
@@ -57,29 +63,32 @@ class FolderFiles:
         """
         return self._stamp
 
-    def known(self, cache: FileCache) -> CheckedFiles:
-        """Return the results of files that did not change since `remember`, by their path in the folder."""
-        found = CheckedFiles()
+    def add_known(self, cache: FileCache, checked: CheckedFiles) -> None:
+        """Add the results of files that did not change since `remember` and that `checked` wants."""
         infos: dict[tuple[Any, ...], MediaInfo] = {}
         for block in self._blocks or ():
             # A text that this version cannot read is replaced by `remember`.
             with contextlib.suppress(TypeError, ValueError):
                 names, digests, sizes, rows = json.loads(cache.checked_files(block.digest) or "")
-                found.add(names, [_info(infos, tuple(row)) for row in rows], digests, sizes, decoded=True)
+                checked.add_decoded(names, [_info(infos, tuple(row)) for row in rows], digests, sizes)
                 block.is_known = True
-        return found
 
     def remember(self, cache: FileCache, checked: CheckedFiles) -> None:
         """Remember the results of decoded files that did not change since this object was made.
 
         Args:
-            cache: Cache that `known` was called with.
+            cache: Cache that `add_known` was called with.
             checked: Results of usable files by their path in the folder.
         """
         for block in self._blocks or ():
             if block.is_known:
                 continue
-            own = [(name, stamp, checked[name]) for name, stamp in block.files() if name in checked]
+            names, stamps = block.files(self._text)
+            own = [
+                (name, stamp, found)
+                for name, stamp, found in zip(names, stamps, checked.find(names), strict=True)
+                if found is not None
+            ]
             rows = [
                 (name, found.sha256, found.bytes, list(vars(found.info).values()))
                 for name, stamp, found in own
@@ -106,26 +115,31 @@ class _Block:
     Args:
         home: Absolute path of the directory.
         folder: Its path in the dataset's folder, with a slash at its end; empty for the folder itself.
-        text: Name and stamp of each file, each with a null byte at its end.
+        content: Name and stamp of each file, each with a null byte at its end.
+        text: Text of all blocks, to which the content is appended.
     """
 
-    def __init__(self, home: str, folder: str, text: bytes) -> None:
-        self._folder, self._text = folder, text
-        self.digest = hashlib.sha256(os.fsencode(home) + b"\0" + text).hexdigest()
+    __slots__ = ("_end", "_folder", "_start", "digest", "is_known")
+
+    def __init__(self, home: str, folder: str, content: bytes, text: SpilledBytes) -> None:
+        self._folder, self._start = folder, text.size
+        text.append(content)
+        self._end = text.size
+        self.digest = hashlib.sha256(os.fsencode(home) + b"\0" + content).hexdigest()
         self.is_known = False
 
-    def files(self) -> Iterator[tuple[str, Stamp]]:
-        """Yield the path in the dataset's folder and the stamp of each file."""
-        parts = self._text.split(b"\0")
-        for name, stamp in zip(parts[:-1:2], parts[1::2], strict=True):
-            yield f"{self._folder}{os.fsdecode(name)}", Stamp(*map(int, stamp.split()))
+    def files(self, text: SpilledBytes) -> tuple[list[str], list[Stamp]]:
+        """Return the path in the dataset's folder and the stamp of each file."""
+        parts = text.read(self._start, self._end).split(b"\0")
+        names = [f"{self._folder}{os.fsdecode(name)}" for name in parts[:-1:2]]
+        return names, [Stamp(*map(int, stamp.split())) for stamp in parts[1::2]]
 
 
 class _Walk:
     """Walk through all files below a folder, in an order that does not change."""
 
-    def __init__(self, began_ns: int) -> None:
-        self._began_ns = began_ns
+    def __init__(self, began_ns: int, text: SpilledBytes) -> None:
+        self._began_ns, self._text = began_ns, text
         self.is_settled = True
         """False if a file was changed a moment ago, or is a link."""
 
@@ -147,14 +161,14 @@ class _Walk:
             else:
                 parts.append(b"%s\0%s\0" % (name, self._stamp(entry)))
             if zlib.crc32(name) % _MEAN_FILES == 0:
-                yield _Block(home, folder, b"".join(parts))
+                yield _Block(home, folder, b"".join(parts), self._text)
                 parts = []
-        yield _Block(home, folder, b"".join(parts))
+        yield _Block(home, folder, b"".join(parts), self._text)
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from self.blocks(os.fsdecode(entry.path), f"{folder}{os.fsdecode(entry.name)}/")
 
-    def _stamp(self, entry: "os.DirEntry[bytes]") -> bytes:
+    def _stamp(self, entry: os.DirEntry[bytes]) -> bytes:
         status = entry.stat(follow_symlinks=False)
         modified_ns, changed_ns = status.st_mtime_ns, status.st_ctime_ns
         stamp = status.st_size, modified_ns, changed_ns, status.st_ino, status.st_dev

@@ -28,7 +28,6 @@ __all__ = [
     "Split",
     "SplitColumns",
     "SplitError",
-    "content_digests",
     "held_out_samples",
     "split_samples",
 ]
@@ -69,17 +68,19 @@ class SplitColumns:
     """Returns the ID of a sample."""
     sides: npt.NDArray[np.integer]
     """Split that each sample states: 0 for none, 1 for train, 2 for held_out."""
-    media: npt.NDArray[np.integer]
-    """Place of each sample's media in `files`."""
-    digests: Sequence[Sequence[str]]
-    """Content digests of distinct media; empty if samples about them form no group."""
-    paths: Sequence[Sequence[str]]
-    """Paths of distinct media, one for each digest."""
+    samples: npt.NDArray[np.integer]
+    """Sample of each use of a media file, in order; no uses if samples about the same media form no group."""
+    contents: npt.NDArray[np.integer]
+    """Number of the content of each used file, in the order of the digests."""
+    digest: Callable[[int], str]
+    """Returns the digest of a content."""
+    path: Callable[[int], str]
+    """Returns the path of a use."""
 
-    def files_of(self, sample: int) -> Mapping[str, str]:
-        """Return the paths of a sample's media by their content digests."""
-        media = self.media[sample]
-        return dict(zip(self.digests[media], self.paths[media], strict=False))
+    def files_of(self, sample: int) -> Mapping[int, str]:
+        """Return the paths of a sample's media by their contents."""
+        uses = range(*np.searchsorted(self.samples, [sample, sample + 1]))
+        return {int(self.contents[use]): self.path(use) for use in uses}
 
 
 def split_samples(
@@ -103,25 +104,28 @@ def split_samples(
     Raises:
         SplitError: As for `held_out_samples`.
     """
-    numbers: dict[tuple[str, ...], int] = {}
-    media = np.array([numbers.setdefault(sample.media, len(numbers)) for sample in samples], np.int64)
+    known = digests or {}
+    uses = (
+        []
+        if allow_shared_media
+        else [(place, path) for place, sample in enumerate(samples) for path in sample.media]
+    )
+    own = [known.get(path) or str(PurePosixPath(path)) for _, path in uses]
+    distinct = sorted(set(own))
+    ranks = {digest: rank for rank, digest in enumerate(distinct)}
     columns = SplitColumns(
         id=lambda place: samples[place].id,
         sides=np.array([SIDES.index(sample.split) for sample in samples], np.int8),
-        media=media,
-        digests=[() if allow_shared_media else content_digests(paths, digests or {}) for paths in numbers],
-        paths=list(numbers),
+        samples=np.array([place for place, _ in uses], np.int32),
+        contents=np.array([ranks[digest] for digest in own], np.int32),
+        digest=distinct.__getitem__,
+        path=lambda use: uses[use][1],
     )
     held_out = held_out_samples(columns, held_out_share)
     return {
         "train": tuple(sample for sample, held in zip(samples, held_out, strict=True) if not held),
         "held_out": tuple(sample for sample, held in zip(samples, held_out, strict=True) if held),
     }
-
-
-def content_digests(paths: Sequence[str], digests: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the content digests of media paths; a path without a digest is identified by its name."""
-    return tuple([digests.get(path) or str(PurePosixPath(path)) for path in paths])
 
 
 def held_out_samples(samples: SplitColumns, share: float) -> _Booleans:
@@ -135,7 +139,7 @@ def held_out_samples(samples: SplitColumns, share: float) -> _Booleans:
         SplitError: There are fewer than two samples or only one group, one side must be empty, or samples
             that share media state different splits.
     """
-    count = len(samples.media)
+    count = len(samples.sides)
     if count < 2:
         raise SplitError(
             f"a dataset needs at least 2 usable samples, one to train on and one to hold out, but has "
@@ -151,20 +155,17 @@ class _Groups:
     """Samples that must be on the same side: connected components of samples and files."""
 
     def __init__(self, samples: SplitColumns) -> None:
-        parents: dict[str, str] = {}
-        for first, *others in filter(None, samples.digests):
-            for other in others:
-                low, high = sorted((_root(parents, first), _root(parents, other)))
-                parents[high] = low
-        firsts = (_root(parents, own[0]) if own else None for own in samples.digests)
-        numbers: dict[str, int] = {}
-        of_media = np.fromiter(
-            (-1 if one is None else numbers.setdefault(one, len(numbers)) for one in firsts), np.int64
-        )
-        self._id, self._names = samples.id, list(numbers)
-        self.of_sample: _Integers = of_media[samples.media]
-        self._alone = np.flatnonzero(self.of_sample < 0)
-        self.of_sample[self._alone] = len(numbers) + np.arange(len(self._alone))
+        roots = _roots(samples)
+        self.of_sample = np.full(len(samples.sides), -1, np.int32)
+        self.of_sample[samples.samples] = roots[samples.contents]
+        has_media = self.of_sample >= 0
+        is_used = np.zeros(len(roots), np.bool_)
+        is_used[self.of_sample[has_media]] = True
+        self._contents, self._alone = (np.flatnonzero(one).astype(np.int32) for one in (is_used, ~has_media))
+        roots[self._contents] = np.arange(len(self._contents))
+        self.of_sample[has_media] = roots[self.of_sample[has_media]]
+        self.of_sample[self._alone] = len(self._contents) + np.arange(len(self._alone))
+        self._id, self._digest = samples.id, samples.digest
         self.sizes = np.bincount(self.of_sample)
         self.sides = self._stated_sides(samples)
 
@@ -173,8 +174,10 @@ class _Groups:
 
     def name(self, group: int) -> str:
         """Return the smallest content digest of a group's media; the sample's ID without media."""
-        known = len(self._names)
-        return self._names[group] if group < known else self._id(int(self._alone[group - known]))
+        known = len(self._contents)
+        if group < known:
+            return self._digest(int(self._contents[group]))
+        return self._id(int(self._alone[group - known]))
 
     def key(self, group: int) -> tuple[float, str]:
         """Return a key that sorts free groups by position."""
@@ -185,8 +188,8 @@ class _Groups:
         """Position of each free group between 0 and 1; it is held out if this is below the wanted share."""
         free = np.flatnonzero(self.sides == 0)
         digests = bytearray()
-        for group in free.tolist():
-            digests += hashlib.sha256(self.name(group).encode()).digest()[:8]
+        for group in free:
+            digests += hashlib.sha256(self.name(int(group)).encode()).digest()[:8]
         found = np.zeros(len(self))
         found[free] = np.frombuffer(digests, ">u8") / 2.0**64
         return found
@@ -202,10 +205,24 @@ class _Groups:
         return np.where(stated[_HELD_OUT], _HELD_OUT, stated[_TRAIN]).astype(np.int8)
 
 
-def _root(parents: dict[str, str], digest: str) -> str:
-    while (above := parents.get(digest, digest)) != digest:
-        parents[digest] = digest = parents.get(above, above)
-    return digest
+def _roots(samples: SplitColumns) -> npt.NDArray[np.int32]:
+    """Return for each content the first one of its group."""
+    contents = samples.contents
+    parents: dict[int, int] = {}
+    shared = np.flatnonzero(samples.samples[1:] == samples.samples[:-1])
+    for one, other in zip(contents[shared].tolist(), contents[shared + 1].tolist(), strict=True):
+        low, high = sorted((_root(parents, one), _root(parents, other)))
+        parents[high] = low
+    roots = np.arange(int(contents.max(initial=-1)) + 1, dtype=np.int32)
+    for content in parents:
+        roots[content] = _root(parents, content)
+    return roots
+
+
+def _root(parents: dict[int, int], content: int) -> int:
+    while (above := parents.get(content, content)) != content:
+        parents[content] = content = parents.get(above, above)
+    return content
 
 
 def _both_sides(samples: SplitColumns, group: _Integers) -> SplitError:
@@ -269,11 +286,11 @@ def _balance(groups: _Groups, held: _Booleans, wanted: float) -> None:
 
 
 def _require_both_sides(samples: SplitColumns, groups: _Groups, held_out: int) -> None:
-    count = len(samples.media)
+    count = len(samples.sides)
     if 0 < held_out < count:
         return
     if len(groups) == 1 and not groups.sides[0]:
-        path = samples.paths[samples.media[0]][0]
+        path = samples.path(0)
         raise SplitError(
             f"all {count} samples share media ({path}), so none can be held out: add samples about other "
             f"media, or {_ALLOW}"

@@ -8,7 +8,6 @@ read and has its digest. A blob with other content is written again.
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, islice
@@ -181,13 +180,13 @@ def media_sources(root: Path, splits: Mapping[str, Sequence[Sample]], cache: Fil
     return map_parallel(lambda path: _hash_file(root, path, cache), sorted(paths))
 
 
-def require_free_names(paths: AbstractSet[str], splits: Iterable[str]) -> None:
+def require_free_names(paths: Iterable[str], splits: Iterable[str]) -> None:
     """Require that no media file has the name of the list of a split.
 
     Raises:
         CommitError: A file has such a name.
     """
-    if taken := sorted(paths & set(map(list_path, splits))):
+    if taken := sorted(set(map(list_path, splits)).intersection(paths)):
         raise CommitError(f"{taken[0]} has the name of a split's own file: rename it")
 
 

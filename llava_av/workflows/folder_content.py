@@ -1,24 +1,29 @@
 """Content of a checked folder or prefix as its commit would have it."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llava_av.datasets.committing import omissions
-from llava_av.datasets.computed import Computed
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.folder_stamp import KnownFolder
 from llava_av.datasets.manifest import LeftOut
-from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader, content_of
-from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.datasets.sources.folder import FolderScan
 from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.uploads import MediaSources, folder_sources, require_free_names, stored_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from llava_av.datasets.sources.row_table import SampleRows, Uses
 
 __all__ = ["ChosenShares", "Shares", "checked_sources", "folder_content", "known_folder", "left_out_now"]
 
@@ -70,47 +75,39 @@ def folder_content(
         CommitError: A path is not allowed.
     """
     # numpy takes a tenth of a second to load, and an unchanged folder does not need it.
-    from llava_av.datasets.split import SplitColumns, content_digests, held_out_samples
 
-    rows, table, digests = scan.rows, scan.rows.table, scan.files.digests
+    from llava_av.datasets.sources.file_rows import FileRows
+    from llava_av.datasets.split import SplitColumns, held_out_samples
+
+    rows, files, uses = scan.rows, scan.files, scan.rows.uses()
+    contents, digest = files.contents(uses.names)
     columns = SplitColumns(
         id=rows.id,
         sides=rows.splits,
-        media=rows.media,
-        digests=Computed(
-            len(table.names),
-            lambda media: () if allow_shared_media else content_digests(table.names[media], digests),
-        ),
-        paths=table.names,
+        samples=uses.rows[:0] if allow_shared_media else uses.rows,
+        contents=contents[:0] if allow_shared_media else contents,
+        digest=digest,
+        path=lambda use: files.names[uses.names[use]],
     )
     held_out = held_out_samples(columns, shares.held_out_share)
     splits = {"train": rows.where(~held_out), "held_out": rows.where(held_out)}
-    names = _names(scan)
-    require_free_names(names.keys(), splits)
+    names = _stored_names(rows, uses, splits)
     listings = {split: own.listing() for split, own in splits.items()}
-    return content_of(listings, _rows(scan.files, names), omissions(left_out_now(folder, scan)))
+    return content_of(listings, FileRows(files, names), omissions(left_out_now(folder, scan)))
 
 
-def _rows(files: CheckedFiles, names: dict[str, str]) -> Sequence[FileRow]:
-    """Return the rows of files, sorted by path; `names` has their names in the folder by path."""
-    paths = sorted(names)
-    own = [names[path] for path in paths]
+def _stored_names(rows: SampleRows, uses: Uses, splits: Iterable[str]) -> npt.NDArray[np.int32]:
+    """Return the numbers of the paths that samples name, each once.
 
-    def row(place: int) -> FileRow:
-        file = files[own[place]]
-        return FileRow(paths[place], file.sha256, file.bytes)
+    Raises:
+        CommitError: A path is not allowed.
+    """
+    import numpy as np
 
-    return Computed(len(paths), row)
-
-
-def _names(scan: FolderScan) -> dict[str, str]:
-    """Return the names of the files that samples name, by their paths in the commit."""
-    found: dict[str, str] = {}
-    rows, names = scan.rows, scan.rows.table.names
-    for media, place in zip(*rows.first_places(), strict=True):
-        for name in names[media]:
-            found[stored_path(rows.id(place), name)] = name
-    return found
+    names, firsts = np.unique(uses.names, return_index=True)
+    named = zip(uses.rows[firsts], rows.table.names.each(names), strict=True)
+    require_free_names((stored_path(rows.id(row), name) for row, name in named), splits)
+    return names
 
 
 def left_out_now(folder: Path | RemoteFolder, scan: FolderScan) -> Sequence[LeftOut]:

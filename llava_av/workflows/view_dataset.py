@@ -167,12 +167,13 @@ def _contents(scan: FolderScan) -> Contents:
     samples: dict[str, list[Sample]] = {}
     for sample in scan.samples:
         samples.setdefault(sample.split or _UNDECIDED, []).append(sample)
-    named = {path: scan.files[path] for row in scan.rows for path in row.media}
-    rows = [FileRow(safe_path(path), found.sha256, found.bytes) for path, found in named.items()]
+    paths = list(dict.fromkeys(path for row in scan.rows for path in row.media))
+    found = [(path, file) for path, file in zip(paths, scan.files.find(paths), strict=True) if file]
+    rows = [FileRow(safe_path(path), file.sha256, file.bytes) for path, file in found]
     return Contents(
         samples={split: tuple(own) for split, own in sorted(samples.items())},
         files={row.path: row for row in rows},
-        facts={found.sha256: found.info for found in named.values()},
+        facts={file.sha256: file.info for _, file in found},
     )
 
 

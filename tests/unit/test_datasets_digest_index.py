@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.placements import Place, Places
 from llava_av.datasets.sources.checked_files import CheckedFiles
+from llava_av.datasets.sources.file_checks import CheckedFile
+from llava_av.datasets.sources.name_table import NameTable
 from llava_av.media.info import MediaInfo
 
 
@@ -67,16 +70,56 @@ def test_places_equal_a_dictionary(parts: list[list[tuple[int, int]]]) -> None:
 
 
 @given(files=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 3), st.booleans()), max_size=30))
-def test_checked_files_have_facts_and_pending_files_by_digest(files: list[tuple[int, int, bool]]) -> None:
-    checked = CheckedFiles()
-    for place, (number, side, decoded) in enumerate(files):
-        checked.add([str(place)], [image(side)], [digest(number)], [place], decoded=decoded)
-    assert checked.facts == {digest(number): image(side) for number, side, _ in files}
-    pending = {digest(number) for number, _, decoded in files if not decoded}
+def test_checked_files_equal_a_dictionary(files: list[tuple[int, int, bool]]) -> None:
+    expected = {
+        f"{place}.png": CheckedFile(info=image(side), sha256=digest(number), bytes=place, decoded=decoded)
+        for place, (number, side, decoded) in enumerate(files)
+    }
+    names = NameTable()
+    checked = CheckedFiles(names, np.array(names.add([*expected, "wanted.png", "other.png"]))[:-1])
+    known = {name: file for name, file in expected.items() if file.decoded} | {
+        name: CheckedFile(info=image(1), sha256=digest(0), bytes=1, decoded=True)
+        for name in ("other.png", "unnamed.png")
+    }
+    infos, digests, sizes, _ = zip(*known.values(), strict=True)
+    checked.add_decoded(list(known), infos, digests, sizes)
+    for number, (_, file) in enumerate(expected.items()):
+        if not file.decoded:
+            checked.put(number, file)
+    assert checked == expected
+    assert checked.find(["other.png", "unnamed.png", "wanted.png"]) == [None] * 3
+    assert checked.digests == {name: file.sha256 for name, file in expected.items()}
+    pending = {file.sha256 for file in expected.values() if not file.decoded}
     assert checked.pending == pending
     assert bool(checked.pending) == bool(pending)
     assert {number for number in range(21) if digest(number) in checked.pending} == {
         number for number, _, decoded in files if not decoded
     }
-    chosen = [str(place) for place in range(0, len(files) + 3, 2)]
-    assert checked.of(chosen) == {name: checked[name] for name in chosen if name in checked}
+    ordered = sorted(expected.values(), key=lambda file: file.decoded, reverse=True)
+    assert checked.facts == {file.sha256: file.info for file in ordered}
+    numbers = np.arange(len(expected))
+    contents, content_digest = checked.contents(numbers)
+    assert [content_digest(content) for content in contents] == [file.sha256 for file in expected.values()]
+    assert len(set(contents.tolist())) == len({file.sha256 for file in expected.values()})
+    assert all(
+        (one <= other) == (content_digest(one) <= content_digest(other))
+        for one in contents
+        for other in contents
+    )
+
+
+@given(parts=st.lists(st.lists(st.integers(0, 40), max_size=40), max_size=4), others=st.booleans())
+def test_names_are_found_by_number_and_by_text(parts: list[list[int]], others: bool) -> None:
+    table, added, numbers = NameTable(), list[str](), list[int]()
+    for part in parts:
+        own = [f"{number}/é.png" for number in part]
+        numbers += table.add(own)
+        added += own
+        if others:
+            # More than the table remembers, so the next part gets new numbers.
+            table.add([f"other {number}" for number in range(20_000)])
+    assert table.texts(np.array(numbers, np.int64)) == added
+    assert list(table.each(np.array(numbers, np.int64))) == added
+    firsts = table.firsts()[numbers].tolist() if numbers else []
+    assert firsts == [numbers[added.index(name)] for name in added]
+    assert table.numbers([*added, "absent"]).tolist() == [*firsts, -1]

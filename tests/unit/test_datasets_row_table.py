@@ -13,7 +13,9 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.ranges import SampleLine, samples_content, samples_in_memory
+from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.datasets.sources.folder import FolderScan, read_folder
+from llava_av.datasets.sources.name_table import NameTable
 from llava_av.datasets.sources.row_table import RowTable
 from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
 from llava_av.workflows.folder_content import ChosenShares, folder_content
@@ -104,8 +106,12 @@ def test_pending_files_are_remembered_when_they_are_decoded(tmp_path: Path) -> N
     (root / "conversations.jsonl").write_text(line({"id": "1", "image": "a.png"}) + line({"id": "2"}))
     assert scanned(root, tmp_path / "cache", "headers").files.pending
     assert not scanned(root, tmp_path / "cache").files.pending
+    names = NameTable()
+    checked = CheckedFiles(names, np.array(names.add(["a.png", "b.png"])))
+
     with FileCache(tmp_path / "cache") as cache:
-        assert set(FolderFiles(root).known(cache)) == {"a.png"}
+        FolderFiles(root).add_known(cache, checked)
+    assert set(checked) == {"a.png"}
 
 
 def test_the_text_of_samples_is_not_kept_in_memory(tmp_path: Path) -> None:

@@ -1,42 +1,62 @@
 """Usable media files of a folder as columns, because a folder may have millions.
 
-Each file takes about 150 bytes of memory besides its path; equal properties are one object.
+Each file takes about 65 bytes of memory besides its path; equal properties are one object.
 """
+
+from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TypeVar
+from itertools import compress
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.sources.file_checks import CheckedFile
+from llava_av.datasets.sources.name_table import NameTable
 from llava_av.media.info import MediaInfo
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["CheckedFiles"]
 
 _Value = TypeVar("_Value")
+_ABSENT, _UNWANTED = -1, -2
 
 
 class CheckedFiles(Mapping[str, CheckedFile]):
-    """Results of the checks of usable media files by path."""
+    """Results of the checks of usable media files by path.
 
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+    Args:
+        names: Paths of files.
+        wanted: Numbers of the paths whose results are kept.
+    """
+
+    def __init__(self, names: NameTable, wanted: npt.NDArray[np.integer]) -> None:
+        self.names = names
+        # The last place is that of paths that are not in the table.
+        self._places = np.full(len(names) + 1, _UNWANTED, np.int32)
+        self._places[wanted] = _ABSENT
         self._digests = DigestIndex()
         self._sizes, self._infos, self._decoded = array("q"), array("i"), bytearray()
         self._numbers: dict[MediaInfo, int] = {}
         self._distinct: list[MediaInfo] = []
 
-    def add(
-        self,
-        names: Sequence[str],
-        infos: Sequence[MediaInfo],
-        digests: Sequence[str],
-        sizes: Sequence[int],
-        *,
-        decoded: bool,
+    def put(self, number: int, file: CheckedFile) -> None:
+        """Add the result for the path with a number, which has none."""
+        self._digests.add([file.sha256])
+        self._places[number] = len(self._sizes)
+        self._sizes.append(file.bytes)
+        self._infos.append(self._number(file.info))
+        self._decoded.append(file.decoded)
+
+    def add_decoded(
+        self, names: Sequence[str], infos: Sequence[MediaInfo], digests: Sequence[str], sizes: Sequence[int]
     ) -> None:
-        """Add files with new paths, all of which were decoded or all of which were not.
+        """Add the results for those of some paths that are wanted and have none; the files were decoded.
 
         Raises:
             TypeError: A size is not a number.
@@ -44,12 +64,17 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         """
         if not len(names) == len(infos) == len(digests) == len(sizes):
             raise ValueError("the columns have different lengths")
-        checked_sizes = array("q", sizes)
+        numbers = self.names.numbers(names)
+        chosen = self._places[numbers] == _ABSENT
+        if not chosen.all():
+            infos, digests = list(compress(infos, chosen)), list(compress(digests, chosen))
+            sizes = list(compress(sizes, chosen))
+        checked_sizes, first = array("q", sizes), len(self._sizes)
         self._digests.add(digests)
         self._sizes += checked_sizes
         self._infos.extend(map(self._number, infos))
-        self._decoded += bytes([decoded]) * len(names)
-        self._places.update(zip(names, range(len(self._places), len(self._sizes)), strict=True))
+        self._decoded += b"\1" * len(digests)
+        self._places[numbers[chosen]] = np.arange(first, len(self._sizes))
 
     def _number(self, info: MediaInfo) -> int:
         number = self._numbers.setdefault(info, len(self._distinct))
@@ -57,21 +82,12 @@ class CheckedFiles(Mapping[str, CheckedFile]):
             self._distinct.append(info)
         return number
 
-    def of(self, names: Iterable[str]) -> "CheckedFiles":
-        """Return those of some files that are here."""
-        found = CheckedFiles()
-        known = [name for name in names if name in self._places]
-        places = [self._places[name] for name in known]
-        found._places = dict(zip(known, range(len(known)), strict=True))
-        found._digests = self._digests.take(places)
-        found._sizes.extend([self._sizes[place] for place in places])
-        found._infos.extend([self._infos[place] for place in places])
-        found._decoded.extend([self._decoded[place] for place in places])
-        found._numbers, found._distinct = dict(self._numbers), list(self._distinct)
-        return found
+    def find(self, names: Sequence[str]) -> list[CheckedFile | None]:
+        """Return the results for some paths; None for a path without one."""
+        places = self._places[self.names.numbers(names)]
+        return [self._at(place) if place >= 0 else None for place in places.tolist()]
 
-    def __getitem__(self, name: str) -> CheckedFile:
-        place = self._places[name]
+    def _at(self, place: int) -> CheckedFile:
         return CheckedFile(
             info=self._distinct[self._infos[place]],
             sha256=self._digests[place],
@@ -79,23 +95,56 @@ class CheckedFiles(Mapping[str, CheckedFile]):
             decoded=bool(self._decoded[place]),
         )
 
+    def __getitem__(self, name: str) -> CheckedFile:
+        if (found := self.find([name])[0]) is None:
+            raise KeyError(name)
+        return found
+
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return isinstance(name, str) and self.find([name])[0] is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return map(self.names.__getitem__, np.flatnonzero(self._places >= 0).tolist())
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._sizes)
 
-    def info(self, name: str) -> MediaInfo:
-        """Return the properties of a file."""
-        return self._distinct[self._infos[self._places[name]]]
+    def are_here(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """Check for each number of a path whether it has a result."""
+        found: npt.NDArray[np.bool_] = self._places[numbers] >= 0
+        return found
+
+    def info(self, number: int) -> MediaInfo:
+        """Return the properties of a file by the number of its path."""
+        return self._distinct[self._infos[int(self._places[number])]]
+
+    def info_numbers(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """Return the places in `distinct_infos` of the properties of some files."""
+        found: npt.NDArray[np.int32] = np.frombuffer(self._infos, np.int32)[self._places[numbers]]
+        return found
+
+    @property
+    def distinct_infos(self) -> Sequence[MediaInfo]:
+        """Properties of files, without repetition."""
+        return self._distinct
+
+    def contents(
+        self, numbers: npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.int32], Callable[[int], str]]:
+        """Return the rank of each file's digest among the distinct ones, and the digest by rank."""
+        ranks, firsts = self._digests.ranks()
+        return ranks[self._places[numbers]], lambda rank: self._digests[int(firsts[rank])]
+
+    def columns(self, numbers: npt.NDArray[np.integer]) -> tuple[list[str], list[str], list[int]]:
+        """Return path, digest and size of some files by the numbers of their paths."""
+        places = self._places[numbers]
+        sizes = np.frombuffer(self._sizes, np.int64)[places].tolist()
+        return self.names.texts(numbers), self._digests.at(places), sizes
 
     @property
     def digests(self) -> Mapping[str, str]:
         """SHA-256 of each file by its path."""
-        return _Values(self, lambda name: self._digests[self._places[name]])
+        return _Values(self, lambda name: self[name].sha256)
 
     @property
     def facts(self) -> Mapping[str, MediaInfo]:

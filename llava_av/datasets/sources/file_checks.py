@@ -2,9 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,17 +41,18 @@ def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
     return partial(_check_file, _Home(root), checks)
 
 
-def check_files(names: Sequence[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
+def check_files(names: Iterable[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
     """Check files; yield each path with its result, in order. Threads suffice: decoders release the GIL."""
 
-    def checked(start: int) -> list[tuple[str, CheckedFile | str]]:
-        return [(name, check(name)) for name in names[start : start + _AT_ONCE]]
+    def checked(own: list[str]) -> list[tuple[str, CheckedFile | str]]:
+        return [(name, check(name)) for name in own]
 
+    remaining = iter(names)
     tasks: deque[Future[list[tuple[str, CheckedFile | str]]]] = deque()
     pool = ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1))
     try:
-        for start in range(0, len(names), _AT_ONCE):
-            tasks.append(pool.submit(checked, start))
+        while own := list(islice(remaining, _AT_ONCE)):
+            tasks.append(pool.submit(checked, own))
             if len(tasks) == _MOST_TASKS:
                 yield from tasks.popleft().result()
         while tasks:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,6 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.datasets.sources.file_checks import FileCheck, check_files, folder_check
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.sources.sample_rows import row_blocks
@@ -22,7 +19,11 @@ from llava_av.media.info import MediaInfo
 from llava_av.processes.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from llava_av.datasets.sources.row_table import SampleRows
+    import numpy as np
+    import numpy.typing as npt
+
+    from llava_av.datasets.sources.checked_files import CheckedFiles
+    from llava_av.datasets.sources.row_table import SampleRows, Uses
 
 __all__ = [
     "CONVERSATIONS",
@@ -34,9 +35,6 @@ __all__ = [
     "read_folder",
     "scan_rows",
 ]
-
-_Use = tuple[str, str]
-"""Path of a media file and its role."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def read_folder(
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
     checks = MediaChecks(FileCache()) if checks is None else checks
-    known = None if files is None else files.known(checks.cache)
+    known = None if files is None else functools.partial(files.add_known, checks.cache)
     check = folder_check(root, checks)
     scan = scan_rows(find_rows(root), str(root), check, progress, known=known, cache=checks.cache)
     if files is not None:
@@ -120,10 +118,10 @@ def read_folder(
     return scan
 
 
-def media_names(rows: Rows) -> list[str]:
-    """Return the media paths that usable rows name, in the order of their first mention."""
+def media_names(rows: Rows) -> Iterator[str]:
+    """Yield the media paths that usable rows name, each once."""
     lines, _ = _read_rows(rows, None)
-    return _names(lines)
+    return lines.table.names.each(_names(lines))
 
 
 def scan_rows(
@@ -132,7 +130,7 @@ def scan_rows(
     check: FileCheck,
     progress: ProgressCallback | None,
     *,
-    known: CheckedFiles | None = None,
+    known: Callable[[CheckedFiles], None] | None = None,
     cache: FileCache | None = None,
 ) -> FolderScan:
     """Parse rows and check every media file that they name.
@@ -142,17 +140,16 @@ def scan_rows(
         folder: Name of their folder for messages.
         check: Check of a media path; called in threads.
         progress: As for `read_folder`.
-        known: Results of files that need no check.
+        known: Adds the results of files that need no check.
         cache: Cache of checked rows.
 
     Raises:
         DatasetError: No sample is usable.
     """
     lines, bad_rows = _read_rows(rows, cache)
-    files, failures = _check_all(_names(lines), check, known, progress)
-    reasons = _reasons(lines, files, failures)
-    good = _without(lines, reasons.keys())
-    quarantined = bad_rows + _bad_files(rows, lines, reasons)
+    files, failures = _check_all(lines, check, known, progress)
+    good, bad_files = _without_bad_uses(rows, lines, files, failures)
+    quarantined = bad_rows + bad_files
     _require_some(rows, folder, good, quarantined)
     with_audio = _files_with_used_audio(good, files)
     return FolderScan(
@@ -165,46 +162,54 @@ def scan_rows(
     )
 
 
-def _names(lines: SampleRows) -> list[str]:
-    """Return the paths that rows name, in the order of their first mention."""
-    names, (media, _) = lines.table.names, lines.first_places()
-    return list(dict.fromkeys(chain.from_iterable(names[one] for one in media)))
+def _names(lines: SampleRows) -> npt.NDArray[np.int32]:
+    """Return the numbers of the paths that rows name, each once."""
+    import numpy as np
+
+    return np.unique(lines.uses().names)
 
 
-def _reasons(lines: SampleRows, files: CheckedFiles, failures: Mapping[str, str]) -> dict[_Use, str]:
-    """Return the reasons of uses that are not possible, in the order of their first mention."""
-    found: dict[_Use, str] = {}
-    for media in lines.first_places()[0]:
-        for name, role in lines.table.uses(media):
-            reason = failures[name] if name in failures else _unfit(role, files.info(name))
-            if reason:
-                found[name, role] = reason
-    return found
+def _without_bad_uses(
+    rows: Rows, lines: SampleRows, files: CheckedFiles, failures: Mapping[int, str]
+) -> tuple[SampleRows, list[Quarantined]]:
+    """Return the lines whose files can all be used, and the other files in the order of their mention."""
+    import numpy as np
 
+    from llava_av.datasets.sources.row_table import ROLES
 
-def _without(lines: SampleRows, bad: KeysView[_Use]) -> SampleRows:
-    """Return the rows that have none of some uses."""
-    if not bad:
-        return lines
-    media = [one for one in lines.first_places()[0] if not bad.isdisjoint(lines.table.uses(one))]
-    return lines.without(media)
-
-
-def _bad_files(rows: Rows, lines: SampleRows, reasons: Mapping[_Use, str]) -> list[Quarantined]:
-    if not reasons:
-        return []
-    hits: Counter[_Use] = Counter()
-    first_rows: dict[_Use, int] = {}
-    counts = lines.media_counts()
-    for media, place in zip(*lines.first_places(), strict=True):
-        for use in dict.fromkeys(lines.table.uses(media)):
-            hits[use] += counts[media]
-            first_rows.setdefault(use, lines.number(place))
+    uses = lines.uses()
+    bad = np.flatnonzero(_are_bad(uses, files))
+    found: dict[tuple[int, int], list[int]] = {}
+    for row, name, role in dict.fromkeys(zip(*(column[bad].tolist() for column in uses), strict=True)):
+        found.setdefault((name, role), []).append(row)
     named = "named on line" if rows.unit == "line" else "named in entry"
-    return [
-        Quarantined(file=use[0], reason=f"{reason} ({named} {first_rows[use]})", samples=hits[use])
-        for use, reason in reasons.items()
-    ]
+    quarantined = []
+    for (name, role), own in found.items():
+        reason = failures.get(name) or _unfit(ROLES[role], files.info(name))
+        label = f"{reason} ({named} {lines.number(own[0])})"
+        quarantined.append(Quarantined(file=files.names[name], reason=label, samples=len(own)))
+    is_good = np.ones(len(lines), np.bool_)
+    is_good[uses.rows[bad]] = False
+    return lines.where(is_good), quarantined
+
+
+def _are_bad(uses: Uses, files: CheckedFiles) -> npt.NDArray[np.bool_]:
+    """Check for each use whether its file is unusable, or cannot be used in its role."""
+    import numpy as np
+
+    from llava_av.datasets.sources.row_table import ROLES
+
+    usable = files.are_here(uses.names)
+    pairs = files.info_numbers(uses.names[usable]) * len(ROLES) + uses.roles[usable]
+    is_unfit = np.zeros(len(files.distinct_infos) * len(ROLES), np.bool_)
+    is_used = is_unfit.copy()
+    is_used[pairs] = True
+    for pair in np.flatnonzero(is_used).tolist():
+        info, role = divmod(pair, len(ROLES))
+        is_unfit[pair] = _unfit(ROLES[role], files.distinct_infos[info]) is not None
+    found: npt.NDArray[np.bool_] = ~usable
+    found[usable] = is_unfit[pairs]
+    return found
 
 
 def _read_rows(rows: Rows, cache: FileCache | None) -> tuple[SampleRows, list[Quarantined]]:
@@ -223,21 +228,27 @@ def _read_rows(rows: Rows, cache: FileCache | None) -> tuple[SampleRows, list[Qu
 
 
 def _check_all(
-    names: Sequence[str],
+    lines: SampleRows,
     check: FileCheck,
-    known: CheckedFiles | None,
+    known: Callable[[CheckedFiles], None] | None,
     progress: ProgressCallback | None,
-) -> tuple[CheckedFiles, dict[str, str]]:
-    """Check files that are not known; return the usable ones, and the reasons why others are not."""
-    files, failures = CheckedFiles() if known is None else known.of(names), {}
-    others = [name for name in names if name not in files]
-    for done, (name, result) in enumerate(check_files(others, check), start=len(names) - len(others) + 1):
+) -> tuple[CheckedFiles, dict[int, str]]:
+    """Check files that are not known; return the usable ones, and the reasons of the others by number."""
+    from llava_av.datasets.sources.checked_files import CheckedFiles
+
+    names, numbers = lines.table.names, _names(lines)
+    files, failures = CheckedFiles(names, numbers), dict[int, str]()
+    if known is not None:
+        known(files)
+    others = numbers[~files.are_here(numbers)]
+    results = check_files(names.each(others), check)
+    for done, (number, (_, result)) in enumerate(zip(others, results, strict=True), start=1):
         if isinstance(result, str):
-            failures[name] = result
+            failures[int(number)] = result
         else:
-            files.add([name], [result.info], [result.sha256], [result.bytes], decoded=result.decoded)
+            files.put(int(number), result)
         if progress is not None:
-            progress(done, len(names))
+            progress(len(numbers) - len(others) + done, len(numbers))
     return files, failures
 
 
@@ -266,10 +277,12 @@ def _require_some(rows: Rows, folder: str, good: SampleRows, quarantined: list[Q
 
 def _files_with_used_audio(rows: SampleRows, files: CheckedFiles) -> list[MediaInfo]:
     """Return the properties of each file whose audio is used, even if it has none."""
-    table = rows.table
-    names: dict[str, None] = {}
-    for media in rows.first_places()[0]:
-        for name, role in table.uses(media):
-            if role == "audio" or (role == "video" and table.use_audio(media)):
-                names[name] = None
-    return list(map(files.info, names))
+    import numpy as np
+
+    from llava_av.datasets.sources.row_table import ROLES
+
+    uses = rows.uses()
+    is_used = uses.roles == ROLES.index("audio")
+    is_used |= (uses.roles == ROLES.index("video")) & rows.use_audio[uses.rows]
+    names, firsts = np.unique(uses.names[is_used], return_index=True)
+    return list(map(files.info, names[np.argsort(firsts)].tolist()))

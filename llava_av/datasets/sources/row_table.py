@@ -7,71 +7,42 @@ stores, are in a temporary file if they are large, and are read again range by r
 from __future__ import annotations
 
 import io
-import os
-import tempfile
-import weakref
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from operator import eq
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
-from llava_av.datasets.computed import Computed
 from llava_av.datasets.manifest import SampleRange
 from llava_av.datasets.ranges import Listing, SampleLine, sample_range
+from llava_av.datasets.sources.name_table import NameTable
 from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
+from llava_av.datasets.spilled import SpilledBytes
 from llava_av.datasets.split import SIDES
-from llava_av.storage.store_errors import local_files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["RowTable", "SampleRows"]
+__all__ = ["ROLES", "RowTable", "SampleRows", "Uses"]
 
-_IN_MEMORY = 8 << 20
+ROLES = ("image", "video", "audio")
+_ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
 
 _Integers: TypeAlias = "npt.NDArray[np.int64]"
-_Media = tuple[Any, ...]
 
 
-class _Lines:
-    """Bytes that are appended and read again; a large amount is in a temporary file."""
+class Uses(NamedTuple):
+    """Files that rows name, in the order of the rows."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._recent = bytearray()
-        self._file: int | None = None
-        self._written = 0
-
-    def append(self, content: bytes) -> None:
-        self._recent += content
-        self.size += len(content)
-        if len(self._recent) > _IN_MEMORY:
-            with local_files(Path(tempfile.gettempdir())):
-                self._flush()
-
-    def _flush(self) -> None:
-        if self._file is None:
-            self._file, name = tempfile.mkstemp(prefix="llava-av-")
-            os.unlink(name)
-            weakref.finalize(self, os.close, self._file)
-        rest = memoryview(self._recent)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
-        self._written = self.size
-        self._recent = bytearray()
-
-    def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to `end`."""
-        if start >= self._written:
-            return bytes(self._recent[start - self._written : end - self._written])
-        assert self._file is not None
-        with local_files(Path(tempfile.gettempdir())):
-            head = os.pread(self._file, min(end, self._written) - start, start)
-        return head if end <= self._written else head + bytes(self._recent[: end - self._written])
+    rows: npt.NDArray[np.int32]
+    """Place, among the rows, of the row that names each file."""
+    names: npt.NDArray[np.int32]
+    """Numbers of the paths."""
+    roles: npt.NDArray[np.int8]
+    """Places of the roles in `ROLES`."""
 
 
 class RowTable:
@@ -79,20 +50,27 @@ class RowTable:
 
     def __init__(self) -> None:
         self._ids: list[bytes] = []
-        self._lines = _Lines()
-        self._media_numbers: dict[_Media, int] = {}
+        self._lines = SpilledBytes()
+        self.names = NameTable()
+        """Paths that the rows name."""
         self._kind_numbers: dict[str, int] = {}
         self._numbers, self._ends = array("q"), array("q")
-        self._media, self._kinds = array("i"), array("i")
+        self._kinds = array("i")
         self._splits, self._outside, self._starts = array("b"), array("q"), array("q")
+        self._use_audio, self._use_roles = array("b"), array("b")
+        self._use_names, self._use_ends = array("i"), array("i", [0])
 
     def add(self, numbers: Iterable[int], block: RowBlock) -> None:
         """Add the rows of a block, with the number of each row in its file."""
         first = len(self._ids)
         self._ids.extend([one.encode() for one in block.ids])
         self._numbers.extend(numbers)
-        media, kinds = self._media_numbers, self._kind_numbers
-        self._media.extend([media.setdefault(tuple(one), len(media)) for one in block.media])
+        kinds, media = self._kind_numbers, block.media
+        self._use_audio.extend([one[0] for one in media])
+        self._use_names.extend(self.names.add([name for one in media for name in one[1::2]]))
+        self._use_roles.extend([_ROLE_NUMBERS[role] for one in media for role in one[2::2]])
+        counts = [len(one) // 2 for one in media]
+        self._use_ends.extend(list(accumulate(counts, initial=self._use_ends[-1]))[1:])
         self._kinds.extend([kinds.setdefault(one, len(kinds)) for one in block.kinds])
         self._splits.extend(map(SIDES.index, block.splits))
         self._outside.extend([first + place for place in block.outside])
@@ -105,32 +83,31 @@ class RowTable:
         return len(self._ids)
 
     @cached_property
-    def media(self) -> npt.NDArray[np.int32]:
-        """Number of each row's media."""
-        return np.frombuffer(self._media, np.int32)
-
-    @cached_property
     def splits(self) -> npt.NDArray[np.int8]:
         """Split that each row states: 0 for none, 1 for train, 2 for held_out."""
         return np.frombuffer(self._splits, np.int8)
 
     @cached_property
-    def names(self) -> Sequence[tuple[str, ...]]:
-        """Paths of distinct media."""
-        return Computed(len(self._distinct), lambda media: self._distinct[media][1::2])
+    def _first_names(self) -> npt.NDArray[np.int32]:
+        """Return for each use the number of its path, equal for equal paths."""
+        return self.names.firsts()[np.frombuffer(self._use_names, np.int32)]
+
+    def uses(self, rows: _Integers) -> Uses:
+        """Return the files that some rows name."""
+        ends = np.frombuffer(self._use_ends, np.int32)
+        starts, counts = ends[rows], ends[rows + 1] - ends[rows]
+        firsts = np.cumsum(counts, dtype=np.int32) - counts
+        own = np.repeat(starts - firsts, counts) + np.arange(counts.sum(), dtype=np.int32)
+        return Uses(
+            rows=np.repeat(np.arange(len(rows), dtype=np.int32), counts),
+            names=self._first_names[own],
+            roles=np.frombuffer(self._use_roles, np.int8)[own],
+        )
 
     @cached_property
-    def _distinct(self) -> list[_Media]:
-        return list(self._media_numbers)
-
-    def uses(self, media: int) -> Iterator[tuple[str, str]]:
-        """Yield path and role of each file of some media."""
-        one = self._distinct[media]
-        return zip(one[1::2], one[2::2], strict=True)
-
-    def use_audio(self, media: int) -> bool:
-        """Check whether the audio of the videos of some media is used."""
-        return bool(self._distinct[media][0])
+    def use_audio(self) -> npt.NDArray[np.bool_]:
+        """Return for each row whether the audio of its videos is used."""
+        return np.frombuffer(self._use_audio, np.bool_)
 
     @cached_property
     def by_id(self) -> _Integers:
@@ -161,14 +138,14 @@ class RowTable:
 
     def row(self, row: int) -> SampleRow:
         """Return a row."""
-        media, kinds = int(self.media[row]), self._kind_names
+        uses = range(self._use_ends[row], self._use_ends[row + 1])
         return SampleRow(
             id=self.id(row),
-            kind=kinds[self._kinds[row]],
+            kind=self._kind_names[self._kinds[row]],
             text=self._content(np.array([row]))[:-1],
             split=SIDES[self._splits[row]],
-            uses=tuple(self.uses(media)),
-            use_audio=self.use_audio(media),
+            uses=tuple((self.names[self._use_names[use]], ROLES[self._use_roles[use]]) for use in uses),
+            use_audio=bool(self.use_audio[row]),
             names_choice=row not in self._rows_outside,
         )
 
@@ -256,33 +233,23 @@ class SampleRows(Sequence[SampleRow]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SampleRows) and len(self) == len(other) and all(map(eq, self, other))
 
-    def without(self, media: Collection[int]) -> SampleRows:
-        """Return the rows that are not about some media."""
-        return self.where(~np.isin(self.media, list(media)))
-
     def where(self, chosen: npt.NDArray[np.bool_]) -> SampleRows:
         """Return the rows for which `chosen` is True."""
         return SampleRows(self.table, self.places[chosen])
 
+    def uses(self) -> Uses:
+        """Return the files that the rows name."""
+        return self.table.uses(self.places)
+
     @property
-    def media(self) -> npt.NDArray[np.int32]:
-        """Number of each row's media."""
-        return self.table.media[self.places]
+    def use_audio(self) -> npt.NDArray[np.bool_]:
+        """For each row whether the audio of its videos is used."""
+        return self.table.use_audio[self.places]
 
     @property
     def splits(self) -> npt.NDArray[np.int8]:
         """Split that each row states, as `RowTable.splits`."""
         return self.table.splits[self.places]
-
-    def first_places(self) -> tuple[list[int], list[int]]:
-        """Return the distinct media, in the order of their first rows, and the places of these rows."""
-        numbers, firsts = np.unique(self.media, return_index=True)
-        order = np.argsort(firsts)
-        return numbers[order].tolist(), firsts[order].tolist()
-
-    def media_counts(self) -> list[int]:
-        """Return the number of rows about each media."""
-        return list(np.bincount(self.media).tolist())
 
     def id(self, place: int) -> str:
         """Return the ID of a row."""

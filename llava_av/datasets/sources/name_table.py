@@ -1,0 +1,117 @@
+"""Paths of media files by number; there may be millions, so their text is not kept in memory.
+
+A path takes 28 bytes of memory, or 36 while paths are looked for.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llava_av.datasets.spilled import SpilledBytes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["NameTable"]
+
+_RECENT = 16_384
+# A byte that UTF-8 does not have.
+_END = b"\xff"
+_READ_AT_ONCE = 1024
+
+
+class NameTable:
+    """Paths that are added, and are then found by number or by text."""
+
+    def __init__(self) -> None:
+        self._text = SpilledBytes()
+        self._ends, self._hashes = array("q"), array("q")
+        self._recent: dict[str, int] = {}
+        self._sorted: tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, names: Iterable[str]) -> list[int]:
+        """Return a number for each path; a path may get another number than long before (see `firsts`)."""
+        recent, first = self._recent, len(self)
+        if len(recent) > _RECENT:
+            recent.clear()
+        before = len(recent)
+        start = first - before
+        numbers = [recent.setdefault(name, start + len(recent)) for name in names]
+        new = list(islice(reversed(recent), len(recent) - before))[::-1]
+        if new:
+            encoded = [name.encode() + _END for name in new]
+            self._ends.extend(list(accumulate(map(len, encoded), initial=self._text.size))[1:])
+            self._hashes.extend(map(hash, new))
+            self._text.append(b"".join(encoded))
+            self._sorted = None
+        return numbers
+
+    def __getitem__(self, number: int) -> str:
+        return self.texts(np.array([number]))[0]
+
+    def texts(self, numbers: npt.NDArray[np.integer]) -> list[str]:
+        """Return the paths with some numbers; adjacent ones are read at once."""
+        if not len(numbers):
+            return []
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+        firsts, lasts = numbers[np.concatenate([[0], breaks])], numbers[np.concatenate([breaks - 1, [-1]])]
+        found: list[str] = []
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            content = self._text.read(self._ends[first - 1] if first else 0, self._ends[last] - 1)
+            found += map(bytes.decode, content.split(_END))
+        return found
+
+    def each(self, numbers: npt.NDArray[np.integer]) -> Iterator[str]:
+        """Yield the paths with some numbers; few are read at a time."""
+        for start in range(0, len(numbers), _READ_AT_ONCE):
+            yield from self.texts(numbers[start : start + _READ_AT_ONCE])
+
+    def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return the first number of each path; -1 for one that is not here."""
+        if not len(self):
+            return np.full(len(names), -1, np.int32)
+        hashes, order = self._index()
+        wanted = np.fromiter(map(hash, names), np.int64, len(names))
+        places = np.minimum(np.searchsorted(hashes, wanted), len(self) - 1)
+        found = np.where(hashes[places] == wanted, order[places], -1).astype(np.int32)
+        here = np.flatnonzero(found >= 0)
+        for name, text in zip(here.tolist(), self.texts(found[here]), strict=True):
+            if text != names[name]:
+                found[name] = self._with_equal_hash(names[name], int(places[name]))
+        return found
+
+    def _with_equal_hash(self, name: str, place: int) -> int:
+        hashes, order = self._index()
+        while place < len(hashes) and hashes[place] == hash(name):
+            if self[order[place]] == name:
+                return int(order[place])
+            place += 1
+        return -1
+
+    def firsts(self) -> npt.NDArray[np.int32]:
+        """Return for each number the first one with the same path."""
+        hashes, order = self._index()
+        found = np.arange(len(self), dtype=np.int32)
+        last, known = -1, dict[str, int]()
+        for place in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
+            if place != last + 1:
+                known = {self[order[place]]: int(order[place])}
+            number, last = int(order[place + 1]), place
+            found[number] = known.setdefault(self[number], number)
+        return found
+
+    def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Return the hashes in their order, and the number of each."""
+        if self._sorted is None:
+            hashes = np.frombuffer(self._hashes, np.int64)
+            order = np.argsort(hashes, kind="stable")
+            self._sorted = hashes[order], order.astype(np.int32)
+        return self._sorted

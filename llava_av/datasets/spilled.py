@@ -1,0 +1,54 @@
+"""Bytes that are appended and read again; a large amount is in a temporary file instead of memory."""
+
+import os
+import tempfile
+import weakref
+from pathlib import Path
+
+from llava_av.storage.store_errors import local_files
+
+__all__ = ["SpilledBytes"]
+
+_IN_MEMORY = 1 << 20
+
+
+class SpilledBytes:
+    """Bytes of which only the most recent are in memory; several threads may read them."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._recent = bytearray()
+        self._file: int | None = None
+        self._written = 0
+
+    def append(self, content: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            StoreError: The local disk cannot be used.
+        """
+        self._recent += content
+        self.size += len(content)
+        if len(self._recent) > _IN_MEMORY:
+            with local_files(Path(tempfile.gettempdir())):
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self._file, name = tempfile.mkstemp(prefix="llava-av-")
+            os.unlink(name)
+            weakref.finalize(self, os.close, self._file)
+        rest = memoryview(self._recent)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._written = self.size
+        self._recent = bytearray()
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` to `end`; errors as for `append`."""
+        if start >= self._written:
+            return bytes(self._recent[start - self._written : end - self._written])
+        assert self._file is not None
+        with local_files(Path(tempfile.gettempdir())):
+            head = os.pread(self._file, min(end, self._written) - start, start)
+        return head if end <= self._written else head + bytes(self._recent[: end - self._written])
