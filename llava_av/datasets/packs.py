@@ -5,6 +5,7 @@ therefore sent together: a pack takes one request, and its files are compared wi
 joined. Few files are sent one by one, so that many small commits do not leave as many packs.
 """
 
+import io
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -101,7 +102,10 @@ def _parts(sources: Iterable[Source], *, pack: bool) -> Iterator[tuple[list[list
 
 def _upload(uploader: Uploader, pack: Sequence[Source]) -> tuple[list[int], dict[str, Place]]:
     """Write a pack, and return the sizes of the files that were sent and the places of all."""
-    content = b"".join(source.compared() for source in pack)
+    # Joining a list of the files would need twice the memory.
+    joining = io.BytesIO()
+    joining.writelines(source.compared() for source in pack)
+    content = joining.getvalue()
     digest = sha256_hex(content)
     joined = Source(
         path=pack[0].path, entry=FileEntry(sha256=digest, bytes=len(content)), content=lambda: content
