@@ -30,6 +30,7 @@ def commit_source(
     """
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
+    from llava_av.processes.allocator import return_large_blocks
     from llava_av.storage import ObjectStore
     from llava_av.workflows.ingest.launching import run_ingest
     from llava_av.workflows.runtime.author import author
@@ -39,6 +40,7 @@ def commit_source(
         # Pods know neither git's user nor the user of this machine.
         named = request.model_copy(update={"author": request.author or author()})
         return run_ingest(workspace, named, target, processes)
+    return_large_blocks()
     cache_file = None if request.again else workspace.file_cache
     with session(output_dir, need_mlflow=False, resumes=True), console_progress():
         store = ObjectStore.from_env()

@@ -24,6 +24,7 @@ from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.rows import Rows, find_rows
 from llava_av.plurals import count_of
 from llava_av.processes import progress_reporter
+from llava_av.processes.allocator import return_large_blocks
 from llava_av.storage import ObjectStore
 from llava_av.workflows.ingest.request import CommitRequest
 
@@ -47,6 +48,7 @@ def ingest(run: str, work: Path, *, request: str) -> None:
     Raises:
         UserError: As for `commit_folder`.
     """
+    return_large_blocks()
     wanted = CommitRequest.model_validate_json(request)
     group = _Group(rank=int(os.environ.get("RANK", "0")), size=int(os.environ.get("WORLD_SIZE", "1")))
     store = ObjectStore.from_env()
