@@ -9,7 +9,7 @@ from llava_av.storage.store_errors import local_files
 
 __all__ = ["SpilledBytes"]
 
-_IN_MEMORY = 1 << 20
+_IN_MEMORY, _WRITTEN_AT_ONCE = 8 << 20, 1 << 20
 
 
 class SpilledBytes:
@@ -29,7 +29,7 @@ class SpilledBytes:
         """
         self._recent += content
         self.size += len(content)
-        if len(self._recent) > _IN_MEMORY:
+        if len(self._recent) > (_IN_MEMORY if self._file is None else _WRITTEN_AT_ONCE):
             with local_files(Path(tempfile.gettempdir())):
                 self._flush()
 

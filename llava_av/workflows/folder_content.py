@@ -105,8 +105,8 @@ def _stored_names(rows: SampleRows, uses: Uses, splits: Iterable[str]) -> npt.ND
     import numpy as np
 
     names, firsts = np.unique(uses.names, return_index=True)
-    named = zip(uses.rows[firsts], rows.table.names.each(names), strict=True)
-    require_free_names((stored_path(rows.id(row), name) for row, name in named), splits)
+    ids = rows.ids(uses.rows[firsts])
+    require_free_names(map(stored_path, ids, rows.table.names.each(names)), splits)
     return names
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
@@ -10,16 +9,15 @@ import numpy as np
 
 from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.sources.spilled_texts import sorted_numbers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llava_av.datasets.sources.checked_files import CheckedFiles
-    from llava_av.datasets.sources.name_table import NameTable
 
 __all__ = ["FileRows"]
 
-_SORTED_AT_ONCE = 65_536
 _READ_AT_ONCE = 1024
 
 
@@ -32,7 +30,11 @@ class FileRows(Sequence[FileRow]):
     """
 
     def __init__(self, files: CheckedFiles, numbers: npt.NDArray[np.int32]) -> None:
-        self._files, self._numbers = files, _sorted(files.names, numbers)
+        order, is_new = sorted_numbers(
+            len(numbers), lambda own: list(map(safe_path, files.names.texts(numbers[own])))
+        )
+        # The last one of equal paths counts.
+        self._files, self._numbers = files, numbers[order[np.append(is_new[1:], True)[: len(order)]]]
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -52,23 +54,3 @@ class FileRows(Sequence[FileRow]):
     def __iter__(self) -> Iterator[FileRow]:
         for start in range(0, len(self), _READ_AT_ONCE):
             yield from self[start : start + _READ_AT_ONCE]
-
-
-def _sorted(names: NameTable, numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Return numbers in the order of their paths in a commit; of equal paths, only the last one."""
-    parts = []
-    for start in range(0, len(numbers), _SORTED_AT_ONCE):
-        own = numbers[start : start + _SORTED_AT_ONCE]
-        paths = list(map(safe_path, names.texts(own)))
-        parts.append(own[sorted(range(len(own)), key=paths.__getitem__)])
-    found = np.empty(len(numbers), np.int32)
-    count, last = 0, None
-    for path, number in heapq.merge(*(_paths(names, part) for part in parts)):
-        count += path != last
-        found[count - 1], last = number, path
-    return found[:count]
-
-
-def _paths(names: NameTable, numbers: npt.NDArray[np.int32]) -> Iterator[tuple[str, int]]:
-    """Yield the path in a commit of each number, with the number."""
-    return zip(map(safe_path, names.each(numbers)), numbers.tolist(), strict=True)

@@ -1,18 +1,15 @@
-"""Paths of media files by number; there may be millions, so their text is not kept in memory.
-
-A path takes 28 bytes of memory, or 36 while paths are looked for.
-"""
+"""Paths of media files by number; there may be millions, and each takes 20 bytes of memory."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llava_av.datasets.spilled import SpilledBytes
+from llava_av.datasets.sources.spilled_texts import SpilledTexts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -20,38 +17,31 @@ if TYPE_CHECKING:
 __all__ = ["NameTable"]
 
 _RECENT = 16_384
-# A byte that UTF-8 does not have.
-_END = b"\xff"
-_READ_AT_ONCE = 1024
 
 
 class NameTable:
-    """Paths that are added, and are then found by number or by text."""
+    """Paths that are all added before any is looked for by its text."""
 
     def __init__(self) -> None:
-        self._text = SpilledBytes()
-        self._ends, self._hashes = array("q"), array("q")
+        self._texts, self._hashes = SpilledTexts(), array("q")
         self._recent: dict[str, int] = {}
         self._sorted: tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | None = None
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._texts)
 
     def add(self, names: Iterable[str]) -> list[int]:
         """Return a number for each path; a path may get another number than long before (see `firsts`)."""
-        recent, first = self._recent, len(self)
+        assert self._sorted is None
+        recent = self._recent
         if len(recent) > _RECENT:
             recent.clear()
         before = len(recent)
-        start = first - before
+        start = len(self) - before
         numbers = [recent.setdefault(name, start + len(recent)) for name in names]
         new = list(islice(reversed(recent), len(recent) - before))[::-1]
-        if new:
-            encoded = [name.encode() + _END for name in new]
-            self._ends.extend(list(accumulate(map(len, encoded), initial=self._text.size))[1:])
-            self._hashes.extend(map(hash, new))
-            self._text.append(b"".join(encoded))
-            self._sorted = None
+        self._hashes.extend(map(hash, new))
+        self._texts.append(new)
         return numbers
 
     def __getitem__(self, number: int) -> str:
@@ -59,20 +49,11 @@ class NameTable:
 
     def texts(self, numbers: npt.NDArray[np.integer]) -> list[str]:
         """Return the paths with some numbers; adjacent ones are read at once."""
-        if not len(numbers):
-            return []
-        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-        firsts, lasts = numbers[np.concatenate([[0], breaks])], numbers[np.concatenate([breaks - 1, [-1]])]
-        found: list[str] = []
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-            content = self._text.read(self._ends[first - 1] if first else 0, self._ends[last] - 1)
-            found += map(bytes.decode, content.split(_END))
-        return found
+        return list(map(bytes.decode, self._texts.read(numbers)))
 
     def each(self, numbers: npt.NDArray[np.integer]) -> Iterator[str]:
-        """Yield the paths with some numbers; few are read at a time."""
-        for start in range(0, len(numbers), _READ_AT_ONCE):
-            yield from self.texts(numbers[start : start + _READ_AT_ONCE])
+        """Return an iterator over the paths with some numbers, few of which are read at a time."""
+        return self._texts.each(numbers)
 
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int32]:
         """Return the first number of each path; -1 for one that is not here."""
@@ -112,6 +93,7 @@ class NameTable:
         """Return the hashes in their order, and the number of each."""
         if self._sorted is None:
             hashes = np.frombuffer(self._hashes, np.int64)
-            order = np.argsort(hashes, kind="stable")
-            self._sorted = hashes[order], order.astype(np.int32)
+            order = np.argsort(hashes, kind="stable").astype(np.int32)
+            self._sorted = hashes[order], order
+            self._hashes, self._recent = array("q"), {}
         return self._sorted

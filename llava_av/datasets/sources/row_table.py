@@ -1,7 +1,7 @@
 """Table of the usable rows of a folder, whose text is not kept in memory.
 
-Each row takes about 130 bytes of memory: its ID, and numbers as columns. The canonical lines, which a commit
-stores, are in a temporary file if they are large, and are read again range by range.
+Each row takes about 50 bytes of memory as columns. IDs and the canonical lines, which a commit stores, are in
+temporary files if they are large, and are read again range by range.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from llava_av.datasets.manifest import SampleRange
 from llava_av.datasets.ranges import Listing, SampleLine, sample_range
 from llava_av.datasets.sources.name_table import NameTable
 from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
+from llava_av.datasets.sources.spilled_texts import SpilledTexts, sorted_numbers
 from llava_av.datasets.spilled import SpilledBytes
 from llava_av.datasets.split import SIDES
 
@@ -31,7 +32,7 @@ __all__ = ["ROLES", "RowTable", "SampleRows", "Uses"]
 ROLES = ("image", "video", "audio")
 _ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
 
-_Integers: TypeAlias = "npt.NDArray[np.int64]"
+_Integers: TypeAlias = "npt.NDArray[np.int32]"
 
 
 class Uses(NamedTuple):
@@ -49,12 +50,11 @@ class RowTable:
     """Rows that are added block by block, and are then read through `SampleRows`."""
 
     def __init__(self) -> None:
-        self._ids: list[bytes] = []
-        self._lines = SpilledBytes()
+        self._ids, self._lines = SpilledTexts(), SpilledBytes()
         self.names = NameTable()
         """Paths that the rows name."""
         self._kind_numbers: dict[str, int] = {}
-        self._numbers, self._ends = array("q"), array("q")
+        self._numbers, self._ends = array("i"), array("q")
         self._kinds = array("i")
         self._splits, self._outside, self._starts = array("b"), array("q"), array("q")
         self._use_audio, self._use_roles = array("b"), array("b")
@@ -63,7 +63,7 @@ class RowTable:
     def add(self, numbers: Iterable[int], block: RowBlock) -> None:
         """Add the rows of a block, with the number of each row in its file."""
         first = len(self._ids)
-        self._ids.extend([one.encode() for one in block.ids])
+        self._ids.append(block.ids)
         self._numbers.extend(numbers)
         kinds, media = self._kind_numbers, block.media
         self._use_audio.extend([one[0] for one in media])
@@ -90,7 +90,9 @@ class RowTable:
     @cached_property
     def _first_names(self) -> npt.NDArray[np.int32]:
         """Return for each use the number of its path, equal for equal paths."""
-        return self.names.firsts()[np.frombuffer(self._use_names, np.int32)]
+        names = np.frombuffer(self._use_names, np.int32)
+        names[:] = self.names.firsts()[names]
+        return names
 
     def uses(self, rows: _Integers) -> Uses:
         """Return the files that some rows name."""
@@ -110,27 +112,26 @@ class RowTable:
         return np.frombuffer(self._use_audio, np.bool_)
 
     @cached_property
-    def by_id(self) -> _Integers:
-        """Rows in the order of their IDs, equal IDs in the order of the rows."""
-        return np.argsort(self._sortable, kind="stable")
-
-    @property
-    def _sortable(self) -> npt.NDArray[np.object_]:
-        ids = np.empty(len(self._ids), object)
-        ids[:] = self._ids
-        return ids
+    def _by_id(self) -> tuple[_Integers, npt.NDArray[np.bool_]]:
+        """Rows in the order of their IDs, equal IDs in the order of the rows; False if an ID is repeated."""
+        return sorted_numbers(len(self), self._ids.read)
 
     def unique(self) -> tuple[SampleRows, dict[int, int]]:
         """Return the first row with each ID, and for each other row the first one with its ID."""
-        ids, rows = self._sortable, self.by_id
-        is_new = np.concatenate([[True], ids[rows[1:]] != ids[rows[:-1]]])[: len(rows)]
-        firsts = rows[np.maximum.accumulate(np.where(is_new, np.arange(len(rows)), 0))]
-        repeated = dict(zip(rows[~is_new].tolist(), firsts[~is_new].tolist(), strict=True))
+        rows, is_new = self._by_id
+        repeated: dict[int, int] = {}
+        for place in np.flatnonzero(~is_new).tolist():
+            before = int(rows[place - 1])
+            repeated[int(rows[place])] = repeated.get(before, before)
         return SampleRows(self, np.sort(rows[is_new])), repeated
 
     def id(self, row: int) -> str:
         """Return the ID of a row."""
-        return self._ids[row].decode()
+        return self._ids.read(np.array([row]))[0].decode()
+
+    def ids(self, rows: _Integers) -> Iterator[str]:
+        """Return an iterator over the IDs of some rows, few of which are read at a time."""
+        return self._ids.each(rows)
 
     def number(self, row: int) -> int:
         """Return the number of a row in its file."""
@@ -166,7 +167,8 @@ class RowTable:
         is_chosen, starts = np.zeros(len(self), np.bool_), np.zeros(len(self), np.bool_)
         is_chosen[chosen] = True
         starts[np.frombuffer(self._starts, np.int64)] = True
-        order = self.by_id[is_chosen[self.by_id]]
+        by_id, _ = self._by_id
+        order = by_id[is_chosen[by_id]]
         cuts = np.flatnonzero(starts[order])
         parts = np.split(order, cuts[cuts > 0]) if len(order) else []
         ranges = tuple(map(self._range, parts))
@@ -186,8 +188,8 @@ class RowTable:
         lines = self._content(rows).split(b"\n")
         kinds, names = self._kinds, self._kind_names
         return [
-            SampleLine(self.id(row), names[kinds[row]], line)
-            for row, line in zip(rows.tolist(), lines, strict=False)
+            SampleLine(own.decode(), names[kinds[row]], line)
+            for own, row, line in zip(self._ids.read(rows), rows.tolist(), lines, strict=False)
         ]
 
     def _content(self, rows: _Integers) -> bytes:
@@ -254,6 +256,10 @@ class SampleRows(Sequence[SampleRow]):
     def id(self, place: int) -> str:
         """Return the ID of a row."""
         return self.table.id(int(self.places[place]))
+
+    def ids(self, places: _Integers) -> Iterator[str]:
+        """Return an iterator over the IDs of some rows, few of which are read at a time."""
+        return self.table.ids(self.places[places])
 
     def number(self, place: int) -> int:
         """Return the number of a row in its file."""
