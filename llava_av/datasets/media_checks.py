@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.file_cache import FileCache, KnownFile, Stamp, check_key
 from llava_av.datasets.stored_checks import add_results, bucket_of, read_stored_results, stored_buckets
 from llava_av.media.info import MediaError, MediaInfo, UnreadableError
@@ -72,7 +73,7 @@ class MediaChecks:
         self._store, self._depth = store, depth
         self._lock = threading.Lock()
         self._unread: set[str] | None = set() if store is None or again else None
-        self._new: set[bytes] = set()
+        self._new = DigestIndex()
 
     def check(self, path: Path, known: KnownFile) -> CheckedMedia:
         """Check a file whose digest is known.
@@ -113,7 +114,7 @@ class MediaChecks:
         """Take over facts of another cache; results of decoding are saved like those of this object."""
         self.cache.copy(facts)
         digests = (key.rpartition(" ")[2] for key in facts)
-        self._new |= {bytes.fromhex(one) for one in digests if check_key(_DECODED, one) in facts}
+        self._new.add(one for one in digests if check_key(_DECODED, one) in facts)
 
     def save(self) -> None:
         """Add the results of this object's decoding to those of all machines.
@@ -121,13 +122,13 @@ class MediaChecks:
         Raises:
             StoreError: The object store cannot be used.
         """
-        store, new = self._store, sorted(self._new)
-        for start in range(0, len(new) if store is not None else 0, _SAVED_AT_ONCE):
-            batch = [digest.hex() for digest in new[start : start + _SAVED_AT_ONCE]]
-            found = {digest: self.cache.check_result(_DECODED, digest) for digest in batch}
-            assert store is not None
-            add_results(store, {digest: text for digest, text in found.items() if text is not None})
-        self._new.clear()
+        if self._store is not None and len(self._new):
+            _, places = self._new.ranks()
+            for start in range(0, len(places), _SAVED_AT_ONCE):
+                batch = self._new.at(places[start : start + _SAVED_AT_ONCE])
+                found = {digest: self.cache.check_result(_DECODED, digest) for digest in batch}
+                add_results(self._store, {digest: text for digest, text in found.items() if text is not None})
+        self._new = DigestIndex()
 
     def _checked(self, path: Path, sha256: str, is_same: Callable[[], bool]) -> CheckedMedia:
         if (found := self.known(path, sha256)) is not None:
@@ -138,7 +139,7 @@ class MediaChecks:
             self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, text)
             if decodes:
                 with self._lock:
-                    self._new.add(bytes.fromhex(sha256))
+                    self._new.add([sha256])
         return CheckedMedia(info=_usable(path, _parsed(text) or ""), decoded=decodes)
 
     def _decodes(self, sha256: str) -> bool:

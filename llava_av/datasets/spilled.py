@@ -1,13 +1,20 @@
 """Bytes that are appended and read again; a large amount is in a temporary file instead of memory."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_av.storage.store_errors import local_files
 
-__all__ = ["SpilledBytes"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["SpilledBytes", "adjacent_runs"]
 
 _IN_MEMORY, _WRITTEN_AT_ONCE = 8 << 20, 1 << 20
 
@@ -52,3 +59,15 @@ class SpilledBytes:
         with local_files(Path(tempfile.gettempdir())):
             head = os.pread(self._file, min(end, self._written) - start, start)
         return head if end <= self._written else head + bytes(self._recent[: end - self._written])
+
+
+def adjacent_runs(
+    numbers: npt.NDArray[np.integer],
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """Return the first and the last number of each run of adjacent numbers, which is read at once."""
+    import numpy as np
+
+    if not len(numbers):
+        return numbers, numbers
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    return numbers[np.concatenate([[0], breaks])], numbers[np.concatenate([breaks - 1, [-1]])]

@@ -80,6 +80,7 @@ def folder_content(
     from llava_av.datasets.split import SplitColumns, held_out_samples
 
     rows, files, uses = scan.rows, scan.files, scan.rows.uses()
+    files.names.release_index()
     contents, digest = files.contents(uses.names)
     columns = SplitColumns(
         id=rows.id,

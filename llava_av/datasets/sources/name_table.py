@@ -1,4 +1,7 @@
-"""Paths of media files by number; there may be millions, and each takes 20 bytes of memory."""
+"""Paths of media files by number; there may be millions.
+
+A path takes 8 bytes of memory, and 20 while paths are looked for by their text.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class NameTable:
 
     def add(self, names: Iterable[str]) -> list[int]:
         """Return a number for each path; a path may get another number than long before (see `firsts`)."""
-        assert self._sorted is None
+        assert len(self._hashes) == len(self)
         recent = self._recent
         if len(recent) > _RECENT:
             recent.clear()
@@ -89,10 +92,17 @@ class NameTable:
             found[number] = known.setdefault(self[number], number)
         return found
 
+    def release_index(self) -> None:
+        """Free memory that only `numbers` and `firsts` need; they take it again."""
+        self._sorted = None
+
     def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Return the hashes in their order, and the number of each."""
         if self._sorted is None:
-            hashes = np.frombuffer(self._hashes, np.int64)
+            if len(self._hashes) == len(self):
+                hashes = np.frombuffer(self._hashes, np.int64)
+            else:
+                hashes = np.fromiter(map(hash, self.each(np.arange(len(self)))), np.int64, len(self))
             order = np.argsort(hashes, kind="stable").astype(np.int32)
             self._sorted = hashes[order], order
             self._hashes, self._recent = array("q"), {}

@@ -21,7 +21,7 @@ from llava_av.datasets.ranges import Listing, SampleLine, sample_range
 from llava_av.datasets.sources.name_table import NameTable
 from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
 from llava_av.datasets.sources.spilled_texts import SpilledTexts, sorted_numbers
-from llava_av.datasets.spilled import SpilledBytes
+from llava_av.datasets.spilled import SpilledBytes, adjacent_runs
 from llava_av.datasets.split import SIDES
 
 if TYPE_CHECKING:
@@ -195,8 +195,7 @@ class RowTable:
     def _content(self, rows: _Integers) -> bytes:
         """Return the lines of some rows; adjacent ones are read at once."""
         ends = np.frombuffer(self._ends, np.int64)
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        firsts, lasts = rows[np.concatenate([[0], breaks])], rows[np.concatenate([breaks - 1, [-1]])]
+        firsts, lasts = adjacent_runs(rows)
         starts = np.where(firsts > 0, ends[firsts - 1], 0)
         # Joining a list of the lines would need twice the memory.
         content = io.BytesIO()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from llava_av.datasets.spilled import SpilledBytes
+from llava_av.datasets.spilled import SpilledBytes, adjacent_runs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,12 +41,8 @@ class SpilledTexts:
 
     def read(self, numbers: npt.NDArray[np.integer]) -> list[bytes]:
         """Return the texts with some numbers; adjacent ones are read at once."""
-        if not len(numbers):
-            return []
-        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-        firsts, lasts = numbers[np.concatenate([[0], breaks])], numbers[np.concatenate([breaks - 1, [-1]])]
         found: list[bytes] = []
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        for first, last in zip(*(ends.tolist() for ends in adjacent_runs(numbers)), strict=True):
             content = self._text.read(self._ends[first - 1] if first else 0, self._ends[last] - 1)
             found += content.split(_END)
         return found
