@@ -12,6 +12,8 @@ file.
 
 `--samples` adds a folder with that many samples about 100 images.
 
+`--tiny` adds a folder with that many images of about 1 KB; its commit reads only their headers.
+
 `--rows` adds the manifest of a dataset with that many files whose media do not exist: its ranges are written,
 read again, and compared with those of a dataset in which 10 files differ.
 """
@@ -45,6 +47,7 @@ from llava_av.storage import ObjectStore
 
 _CHANGED = 10
 _IMAGES = 100
+_SIDES, _TINY_SIDES = (32, 140), (16, 20)
 _MANIFEST = "manifest.json"
 
 
@@ -63,15 +66,15 @@ class Cost:
         return f"| {self.what} | {' | '.join(seconds)} | {self.peak_mb:.0f} |"
 
 
-def write_folder(folder: Path, files: int) -> None:
-    """Write images of random pixels, and their conversations."""
+def write_folder(folder: Path, files: int, sides: tuple[int, int] = _SIDES) -> None:
+    """Write images of random pixels with sides in a range, and their conversations."""
     random = np.random.default_rng(0)
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "Noise."}]
     with (folder / "conversations.jsonl").open("w") as lines:
         for number in range(files):
             path = f"images/{number // 1000:04}/{number:07}.png"
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            _write_image(folder / path, random)
+            _write_image(folder / path, random, sides)
             lines.write(json.dumps({"id": f"{number:07}", "image": path, "conversations": turns}) + "\n")
 
 
@@ -89,7 +92,7 @@ def change_folder(folder: Path) -> None:
     """Replace the first images of the folder."""
     random = np.random.default_rng(1)
     for path in sorted(folder.rglob("*.png"))[:_CHANGED]:
-        _write_image(path, random)
+        _write_image(path, random, _SIDES)
 
 
 def write_clips(folder: Path, clips: int) -> None:
@@ -104,8 +107,13 @@ def write_clips(folder: Path, clips: int) -> None:
             lines.write(json.dumps(sample) + "\n")
 
 
-def _write_image(path: Path, random: np.random.Generator) -> None:
-    side = int(random.integers(32, 140))
+def write_tiny_files(folder: Path, files: int) -> None:
+    """Write images of about 1 KB, and their conversations."""
+    write_folder(folder, files, _TINY_SIDES)
+
+
+def _write_image(path: Path, random: np.random.Generator, sides: tuple[int, int]) -> None:
+    side = int(random.integers(*sides))
     Image.fromarray(random.integers(0, 256, (side, side), np.uint8)).save(path, compress_level=0)
 
 
@@ -230,6 +238,14 @@ def measure_clips(
             yield dvc.add(what.replace("commit", "add and push"))
 
 
+def measure_tiny_files(
+    folder: Path, work: Path, environment: Mapping[str, str], dvc: Dvc | None
+) -> Iterator[Cost]:
+    """Measure the first commit of a folder with tiny images."""
+    data = data_command(work, environment)
+    yield data("first commit of tiny images", "commit", folder, "--name", "tiny", "--check", "headers")
+
+
 def measure_samples(
     folder: Path, work: Path, environment: Mapping[str, str], dvc: Dvc | None
 ) -> Iterator[Cost]:
@@ -307,6 +323,7 @@ def measure_all(options: argparse.Namespace, work: Path, environment: Mapping[st
         (options.files, write_folder, measure_folder, "files"),
         (options.clips, write_clips, measure_clips, "clips"),
         (options.samples, write_samples, measure_samples, "samples"),
+        (options.tiny, write_tiny_files, measure_tiny_files, "tiny"),
     ):
         if count:
             own = work / name
@@ -323,6 +340,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=50_000, help="files of the folder; 0 for none")
     parser.add_argument("--clips", type=int, default=2000, help="clips of the second folder; 0 for none")
     parser.add_argument("--samples", type=int, default=0, help="samples of the third folder; 0 for none")
+    parser.add_argument("--tiny", type=int, default=0, help="images of the fourth folder; 0 for none")
     parser.add_argument("--rows", type=int, default=2_000_000, help="files of the manifest; 0 for none")
     parser.add_argument("--dvc", type=Path, default=None, help="program of DVC 3; ours alone without")
     parser.add_argument("--step", default="", help=argparse.SUPPRESS)

@@ -19,11 +19,10 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llava_av.datasets.file_cache import FileCache, Stamp
 from llava_av.datasets.spilled import SpilledBytes
-from llava_av.media.info import MediaInfo
 
 if TYPE_CHECKING:
     from llava_av.datasets.sources.checked_files import CheckedFiles
@@ -65,12 +64,11 @@ class FolderFiles:
 
     def add_known(self, cache: FileCache, checked: CheckedFiles) -> None:
         """Add the results of files that did not change since `remember` and that `checked` wants."""
-        infos: dict[tuple[Any, ...], MediaInfo] = {}
         for block in self._blocks or ():
             # A text that this version cannot read is replaced by `remember`.
             with contextlib.suppress(TypeError, ValueError):
-                names, digests, sizes, rows = json.loads(cache.checked_files(block.digest) or "")
-                checked.add_decoded(names, [_info(infos, tuple(row)) for row in rows], digests, sizes)
+                names, digests, sizes, infos = json.loads(cache.checked_files(block.digest) or "")
+                checked.add_decoded(names, infos, digests, sizes)
                 block.is_known = True
 
     def remember(self, cache: FileCache, checked: CheckedFiles) -> None:
@@ -97,16 +95,6 @@ class FolderFiles:
             # Pending files are looked up each time, because their results change.
             if all(found.decoded for _, _, found in own):
                 cache.remember_files(block.digest, json.dumps(list(zip(*rows, strict=True)) or [[]] * 4))
-
-
-_FIELDS = tuple(MediaInfo.__dataclass_fields__)
-
-
-def _info(known: dict[tuple[Any, ...], MediaInfo], fields: tuple[Any, ...]) -> MediaInfo:
-    """Return the properties with some values; equal ones are one object."""
-    if (found := known.get(fields)) is None:
-        found = known[fields] = MediaInfo(**dict(zip(_FIELDS, fields, strict=True)))
-    return found
 
 
 class _Block:

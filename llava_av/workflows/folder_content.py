@@ -75,7 +75,6 @@ def folder_content(
         CommitError: A path is not allowed.
     """
     # numpy takes a tenth of a second to load, and an unchanged folder does not need it.
-
     from llava_av.datasets.sources.file_rows import FileRows
     from llava_av.datasets.split import SplitColumns, held_out_samples
 

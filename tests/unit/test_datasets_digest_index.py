@@ -82,7 +82,8 @@ def test_checked_files_equal_a_dictionary(files: list[tuple[int, int, bool]]) ->
         for name in ("other.png", "unnamed.png")
     }
     infos, digests, sizes, _ = zip(*known.values(), strict=True)
-    checked.add_decoded(list(known), infos, digests, sizes)
+    values = [list(vars(info).values()) for info in infos]
+    checked.add_decoded(list(known), values, digests, sizes)
     for number, (_, file) in enumerate(expected.items()):
         if not file.decoded:
             checked.put(number, file)

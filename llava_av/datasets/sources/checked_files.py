@@ -1,21 +1,24 @@
 """Usable media files of a folder as columns, because a folder may have millions.
 
-Each file takes about 30 bytes of memory besides its path; equal properties are one object.
+Each file takes about 30 bytes of memory. Paths, digests and properties are in temporary files.
 """
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from itertools import compress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.sources.file_checks import CheckedFile
 from llava_av.datasets.sources.name_table import NameTable
+from llava_av.datasets.sources.spilled_texts import SpilledTexts
 from llava_av.media.info import MediaInfo
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ __all__ = ["CheckedFiles"]
 
 _Value = TypeVar("_Value")
 _ABSENT, _UNWANTED = -1, -2
+_FIELDS = tuple(MediaInfo.__dataclass_fields__)
+_RECENT = 16_384
 
 
 class CheckedFiles(Mapping[str, CheckedFile]):
@@ -42,27 +47,40 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         self._places[wanted] = _ABSENT
         self._digests = DigestIndex()
         self._sizes, self._infos, self._decoded = array("q"), array("i"), bytearray()
-        self._numbers: dict[MediaInfo, int] = {}
-        self._distinct: list[MediaInfo] = []
+        # Properties that have not been met lately get another number.
+        self._info_texts, self._recent = SpilledTexts(), dict[tuple[Any, ...], int]()
+        self.info_at = lru_cache(_RECENT)(self._read_info)
+        """Returns the properties with a number."""
 
     def put(self, number: int, file: CheckedFile) -> None:
         """Add the result for the path with a number, which has none."""
         self._digests.add([file.sha256])
         self._places[number] = len(self._sizes)
         self._sizes.append(file.bytes)
-        self._infos.append(self._number(file.info))
+        self._infos.append(self._number(tuple(vars(file.info).values())))
         self._decoded.append(file.decoded)
 
     def add_decoded(
-        self, names: Sequence[str], infos: Sequence[MediaInfo], digests: Sequence[str], sizes: Sequence[int]
+        self,
+        names: Sequence[str],
+        infos: Sequence[Sequence[Any]],
+        digests: Sequence[str],
+        sizes: Sequence[int],
     ) -> None:
         """Add the results for those of some paths that are wanted and have none; the files were decoded.
+
+        Args:
+            names: The paths.
+            infos: Values of the properties of each file, in the order of the fields of `MediaInfo`.
+            digests: Digests of their contents.
+            sizes: Sizes of their contents.
 
         Raises:
             TypeError: A size is not a number.
             ValueError: The columns have different lengths, or a digest has another form.
         """
-        if not len(names) == len(infos) == len(digests) == len(sizes):
+        columns = (names, infos, digests, sizes)
+        if len(set(map(len, columns))) > 1 or any(len(info) != len(_FIELDS) for info in infos):
             raise ValueError("the columns have different lengths")
         numbers = self.names.numbers(names)
         chosen = self._places[numbers] == _ABSENT
@@ -70,17 +88,25 @@ class CheckedFiles(Mapping[str, CheckedFile]):
             infos, digests = list(compress(infos, chosen)), list(compress(digests, chosen))
             sizes = list(compress(sizes, chosen))
         checked_sizes, first = array("q", sizes), len(self._sizes)
+        info_numbers = [self._number(tuple(info)) for info in infos]
         self._digests.add(digests)
         self._sizes += checked_sizes
-        self._infos.extend(map(self._number, infos))
+        self._infos.extend(info_numbers)
         self._decoded += b"\1" * len(digests)
         self._places[numbers[chosen]] = np.arange(first, len(self._sizes))
 
-    def _number(self, info: MediaInfo) -> int:
-        number = self._numbers.setdefault(info, len(self._distinct))
-        if number == len(self._distinct):
-            self._distinct.append(info)
+    def _number(self, info: tuple[Any, ...]) -> int:
+        number = self._recent.get(info)
+        if number is None:
+            if len(self._recent) == _RECENT:
+                self._recent.clear()
+            number = self._recent[info] = len(self._info_texts)
+            self._info_texts.append([json.dumps(info)])
         return number
+
+    def _read_info(self, number: int) -> MediaInfo:
+        values = json.loads(self._info_texts.read(np.array([number]))[0])
+        return MediaInfo(**dict(zip(_FIELDS, values, strict=True)))
 
     def find(self, names: Sequence[str]) -> list[CheckedFile | None]:
         """Return the results for some paths; None for a path without one."""
@@ -89,7 +115,7 @@ class CheckedFiles(Mapping[str, CheckedFile]):
 
     def _at(self, place: int) -> CheckedFile:
         return CheckedFile(
-            info=self._distinct[self._infos[place]],
+            info=self.info_at(self._infos[place]),
             sha256=self._digests[place],
             bytes=self._sizes[place],
             decoded=bool(self._decoded[place]),
@@ -116,17 +142,12 @@ class CheckedFiles(Mapping[str, CheckedFile]):
 
     def info(self, number: int) -> MediaInfo:
         """Return the properties of a file by the number of its path."""
-        return self._distinct[self._infos[int(self._places[number])]]
+        return self.info_at(self._infos[int(self._places[number])])
 
     def info_numbers(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-        """Return the places in `distinct_infos` of the properties of some files."""
+        """Return the numbers, for `info_at`, of the properties of some files."""
         found: npt.NDArray[np.int32] = np.frombuffer(self._infos, np.int32)[self._places[numbers]]
         return found
-
-    @property
-    def distinct_infos(self) -> Sequence[MediaInfo]:
-        """Properties of files, without repetition."""
-        return self._distinct
 
     def contents(
         self, numbers: npt.NDArray[np.integer]
@@ -160,7 +181,7 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         places = self._digests.places(sha256)
         if not places:
             raise KeyError(sha256)
-        return self._distinct[self._infos[places[-1]]]
+        return self.info_at(self._infos[places[-1]])
 
 
 class _Values(Mapping[str, _Value]):

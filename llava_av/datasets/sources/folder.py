@@ -201,12 +201,12 @@ def _are_bad(uses: Uses, files: CheckedFiles) -> npt.NDArray[np.bool_]:
 
     usable = files.are_here(uses.names)
     pairs = files.info_numbers(uses.names[usable]) * len(ROLES) + uses.roles[usable]
-    is_unfit = np.zeros(len(files.distinct_infos) * len(ROLES), np.bool_)
+    is_unfit = np.zeros(pairs.max(initial=-1) + 1, np.bool_)
     is_used = is_unfit.copy()
     is_used[pairs] = True
     for pair in np.flatnonzero(is_used).tolist():
         info, role = divmod(pair, len(ROLES))
-        is_unfit[pair] = _unfit(ROLES[role], files.distinct_infos[info]) is not None
+        is_unfit[pair] = _unfit(ROLES[role], files.info_at(info)) is not None
     found: npt.NDArray[np.bool_] = ~usable
     found[usable] = is_unfit[pairs]
     return found

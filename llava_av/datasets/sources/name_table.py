@@ -93,7 +93,7 @@ class NameTable:
         return found
 
     def release_index(self) -> None:
-        """Free memory that only `numbers` and `firsts` need; they take it again."""
+        """Free the memory of the index, which `numbers` and `firsts` build again."""
         self._sorted = None
 
     def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
