@@ -3,8 +3,10 @@
 `schema` defines one sample and its JSON line. The package `sources` reads what users write: `rows` finds the
 lines of a folder, `line_keys` maps their keys to those of a sample, `sample_checks` refuses unusable samples,
 `sample_rows` keeps what a commit needs of them, `convert` turns the files of other tools into a folder, and
-`folder` reads a folder and checks every media file (`file_checks`). `split` divides the samples into a
-training and a held-out set that share no media.
+`folder` reads a folder and checks every media file (`file_checks`). The rows and files of a folder are columns
+(`row_table`, `name_table`, `checked_files`, `file_rows`), and their texts and digests are on the local disk
+(`spilled`, `spilled_texts`, `digest_index`). `split` divides the samples into a training and a held-out set
+that share no media.
 
 `manifest` defines a dataset commit and its keys in S3: a manifest lists ranges, and `ranges` cuts files and
 samples into them. `placements` names the packs that hold small files of a range. `reading` gives the files
@@ -25,12 +27,11 @@ selects a subset of one; `derived_content` cuts and writes the ranges of both, a
 them. `previous_version` compares a folder with the newest commit of its dataset, `verification` compares
 stored content with its digests, and `repairing` replaces what is damaged.
 
-`checkout` makes a verified local copy of a split for a report. For training and evaluation, `sample_table`
-maps the samples of a split from the local disk, `commit_files` finds the media files of a commit,
-`media_stream` fetches them before they are used, and `blob_cache` keeps those that the jobs of a node need
-next. `mix` joins the samples of several commits, whose `sample_columns` determine their order. `loading`
-decodes the media of a sample from a `media_source`, and `measuring` finds the samples that a model cannot
-take (`unfit`).
+For training and evaluation, `sample_table` maps the samples of a split from the local disk, `commit_files`
+finds the media files of a commit, `media_stream` fetches them before they are used, and `blob_cache` keeps
+those that the jobs of a node need next. `mix` joins the samples of several commits, whose `sample_columns`
+determine their order. `loading` decodes the media of a sample from a `media_source`, and `measuring` finds
+the samples that a model cannot take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 
