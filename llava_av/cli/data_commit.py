@@ -40,8 +40,8 @@ def commit_source(
         # Pods know neither git's user nor the user of this machine.
         named = request.model_copy(update={"author": request.author or author()})
         return run_ingest(workspace, named, target, processes)
-    return_large_blocks()
     cache_file = None if request.again else workspace.file_cache
+    return_large_blocks()
     with session(output_dir, need_mlflow=False, resumes=True), console_progress():
         store = ObjectStore.from_env()
         store.ensure_bucket()

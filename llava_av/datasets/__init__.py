@@ -3,9 +3,8 @@
 `schema` defines one sample and its JSON line. The package `sources` reads what users write: `rows` finds the
 lines of a folder, `line_keys` maps their keys to those of a sample, `sample_checks` refuses unusable samples,
 `sample_rows` keeps what a commit needs of them, `convert` turns the files of other tools into a folder, and
-`folder` reads a folder and checks every media file (`file_checks`). The rows and files of a folder are columns
-(`row_table`, `name_table`, `checked_files`, `file_rows`), and their texts and digests are on the local disk
-(`spilled`, `spilled_texts`, `digest_index`). `split` divides the samples into a training and a held-out set
+`folder` reads a folder and checks every media file (`file_checks`); the texts and digests of a large one are
+in temporary files (`spilled`, `digest_index`). `split` divides the samples into a training and a held-out set
 that share no media.
 
 `manifest` defines a dataset commit and its keys in S3: a manifest lists ranges, and `ranges` cuts files and

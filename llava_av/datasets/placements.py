@@ -166,14 +166,17 @@ def write_placement(
         rows: Its files.
         places: Places of files in packs by their digest; other files are blobs of their own.
     """
-    found = {row.sha256: place for row in rows if (place := places.get(row.sha256)) is not None}
-    packs = tuple(dict.fromkeys(place.pack for place in found.values()))
-    numbers = {pack: number for number, pack in enumerate(packs)}
+    found: dict[str, Place] = {}
+    for row in rows:
+        if row.sha256 not in found and (place := places.get(row.sha256)) is not None:
+            found[row.sha256] = place
     key = placement_key(name, one.sha256)
     if not found:
         # A placement of an earlier commit may name packs that this commit has not compared.
         store.delete(key)
         return
+    packs = tuple(dict.fromkeys(place.pack for place in found.values()))
+    numbers = {pack: number for number, pack in enumerate(packs)}
     placement = Placement(
         packs=packs,
         sha256=tuple(found),
