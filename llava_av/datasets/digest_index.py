@@ -47,7 +47,7 @@ class DigestIndex:
         """
         remaining = iter(digests)
         while batch := [bytes.fromhex(one) for one in islice(remaining, _READ_AT_ONCE)]:
-            if any(len(digest) != _BYTES for digest in batch):
+            if set(map(len, batch)) != {_BYTES}:
                 raise ValueError("a digest does not have 64 hexadecimal digits")
             self._digests.append(b"".join(batch))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -76,7 +77,13 @@ def sorted_numbers(
             own = part[start : start + _READ_AT_ONCE]
             yield from zip(keys(own), own.tolist(), strict=True)
 
-    order, is_new, last = np.empty(count, np.int32), np.ones(count, np.bool_), None
-    for place, (key, number) in enumerate(heapq.merge(*map(read, parts))):
-        order[place], is_new[place], last = number, key != last, key
+    order, is_new = np.empty(count, np.int32), np.empty(count, np.bool_)
+    merged, start = heapq.merge(*map(read, parts)), 0
+    last: _Key | None = None
+    while batch := list(islice(merged, _READ_AT_ONCE)):
+        found: list[_Key] = [key for key, _ in batch]
+        end = start + len(batch)
+        order[start:end] = [number for _, number in batch]
+        is_new[start:end] = list(map(operator.ne, found, [last, *found]))
+        start, last = end, found[-1]
     return order, is_new
