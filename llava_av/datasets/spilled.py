@@ -52,12 +52,11 @@ class SpilledBytes:
         self._recent = bytearray()
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to `end`; errors as for `append`."""
+        """Return the bytes from `start` to `end`."""
         if start >= self._written:
             return bytes(self._recent[start - self._written : end - self._written])
         assert self._file is not None
-        with local_files(Path(tempfile.gettempdir())):
-            head = os.pread(self._file, min(end, self._written) - start, start)
+        head = os.pread(self._file, min(end, self._written) - start, start)
         return head if end <= self._written else head + bytes(self._recent[: end - self._written])
 
 
