@@ -1,6 +1,8 @@
 """Columns by digest: equal to dictionaries of the same content."""
 
 import hashlib
+import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from llava_av.datasets.placements import Place, Places
 from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.datasets.sources.file_checks import CheckedFile
 from llava_av.datasets.sources.name_table import NameTable
+from llava_av.datasets.sources.spilled_texts import SpilledTexts, sorted_numbers
 from llava_av.media.info import MediaInfo
 
 
@@ -124,3 +127,29 @@ def test_names_are_found_by_number_and_by_text(parts: list[list[int]], others: b
     firsts = table.firsts()[numbers].tolist() if numbers else []
     assert firsts == [numbers[added.index(name)] for name in added]
     assert table.numbers([*added, "absent"]).tolist() == [*firsts, -1]
+
+
+def test_many_texts_are_read_and_sorted() -> None:
+    choose, texts = random.Random(0), SpilledTexts()
+    added = [f"{choose.randrange(10**5):0200}" for _ in range(70_000)]
+    for start in range(0, len(added), 1000):
+        texts.append(added[start : start + 1000])
+    numbers = np.array(choose.sample(range(len(added)), 100))
+    assert texts.read(numbers) == [added[number].encode() for number in numbers]
+    order, is_new = sorted_numbers(len(texts), texts.read)
+    expected = sorted(range(len(added)), key=added.__getitem__)
+    assert order.tolist() == expected
+    assert is_new.tolist() == [True, *(added[one] != added[other] for one, other in pairwise(expected))]
+
+
+def test_many_digests_are_found() -> None:
+    choose, index = random.Random(0), DigestIndex()
+    added = [f"{choose.randrange(1000):032x}{choose.randrange(1000):032x}" for _ in range(300_000)]
+    index.add(added)
+    places = choose.sample(range(len(added)), 100)
+    assert index.at(np.array(places)) == [added[place] for place in places]
+    assert all(place in index.places(added[place]) for place in places)
+    ranks, firsts = index.ranks()
+    distinct = sorted(set(added))
+    assert [added[place] for place in firsts] == distinct
+    assert all(distinct[ranks[place]] == added[place] for place in places)
