@@ -166,17 +166,21 @@ def write_placement(
         rows: Its files.
         places: Places of files in packs by their digest; other files are blobs of their own.
     """
-    digests = list(dict.fromkeys(row.sha256 for row in rows if row.sha256 in places))
-    packs = {pack: number for number, pack in enumerate(dict.fromkeys(places[each].pack for each in digests))}
+    found: dict[str, Place] = {}
+    for row in rows:
+        if row.sha256 not in found and (place := places.get(row.sha256)) is not None:
+            found[row.sha256] = place
     key = placement_key(name, one.sha256)
-    if not digests:
+    if not found:
         # A placement of an earlier commit may name packs that this commit has not compared.
         store.delete(key)
         return
+    packs = tuple(dict.fromkeys(place.pack for place in found.values()))
+    numbers = {pack: number for number, pack in enumerate(packs)}
     placement = Placement(
-        packs=tuple(packs),
-        sha256=tuple(digests),
-        pack=tuple(packs[places[each].pack] for each in digests),
-        offset=tuple(places[each].offset for each in digests),
+        packs=packs,
+        sha256=tuple(found),
+        pack=tuple(numbers[place.pack] for place in found.values()),
+        offset=tuple(place.offset for place in found.values()),
     )
     store.put_json(key, placement.model_dump())
