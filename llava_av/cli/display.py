@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,26 +63,35 @@ def print_values(values: Mapping[str, str]) -> None:
             print(printable(f"{name:<{width}}  {value}"))
 
 
+def show_progress(console: "Console") -> contextlib.AbstractContextManager[None]:
+    """Show the progress that child processes report in the file LLAVA_AV_PROGRESS during a block."""
+    if console.is_terminal:
+        return _showing(partial(_show_bars, console))
+    plain = partial(console.print, emoji=False, highlight=False, markup=False, soft_wrap=True)
+    return _showing(partial(_show_lines, plain))
+
+
+def console_progress() -> contextlib.AbstractContextManager[None]:
+    """Show progress on standard error, for commands that print results."""
+    if not sys.stderr.isatty():
+        return _showing(partial(_show_lines, partial(print, file=sys.stderr, flush=True)))
+    from rich.console import Console
+
+    return show_progress(Console(stderr=True))
+
+
 @contextlib.contextmanager
-def show_progress(console: "Console") -> Iterator[None]:
-    """Show the progress that child processes report in the file LLAVA_AV_PROGRESS during the block."""
+def _showing(show: Callable[[Path, threading.Event], None]) -> Iterator[None]:
+    """Call a function that follows the file with the progress, in a thread, until the block ends."""
     stop = threading.Event()
     path = Path(os.environ[PROGRESS_VARIABLE])
-    show = _show_bars if console.is_terminal else _show_lines
-    thread = threading.Thread(target=show, args=(console, path, stop), name="progress", daemon=True)
+    thread = threading.Thread(target=show, args=(path, stop), name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-
-
-def console_progress() -> contextlib.AbstractContextManager[None]:
-    """Show progress on standard error, for commands that print results."""
-    from rich.console import Console
-
-    return show_progress(Console(stderr=True))
 
 
 def _show_bars(console: "Console", path: Path, stop: threading.Event) -> None:
@@ -104,7 +115,7 @@ def _show_bars(console: "Console", path: Path, stop: threading.Event) -> None:
                 progress.update(tasks[event.step], completed=event.done, total=event.total)
 
 
-def _show_lines(console: "Console", path: Path, stop: threading.Event) -> None:
+def _show_lines(write: Callable[[str], object], path: Path, stop: threading.Event) -> None:
     """Print a line when a step starts or ends or enters a phase, and every few seconds in between."""
     started: dict[str, float] = {}
     last_line = 0.0
@@ -114,8 +125,7 @@ def _show_lines(console: "Console", path: Path, stop: threading.Event) -> None:
         started.setdefault(event.step, now)
         if is_phase or event.note == "done" or now - last_line >= _LINE_EVERY_S:
             last_line = now
-            line = _line(event, now - started[event.step])
-            console.print(line, emoji=False, highlight=False, markup=False, soft_wrap=True)
+            write(_line(event, now - started[event.step]))
 
 
 def _line(event: ProgressEvent, seconds: float) -> str:
