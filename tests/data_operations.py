@@ -7,7 +7,6 @@ from typing import Any
 
 from llava_av.datasets import stored_checks
 from llava_av.datasets.blob_cache import BlobCache
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commit_files import CommitFiles
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import Selection
@@ -24,7 +23,7 @@ from llava_av.datasets.verification import verify_commits
 from llava_av.storage import ObjectStore
 from llava_av.workflows.derive_commits import filter_commit, merge_commits
 from tests.fault_proxy import FaultProxy
-from tests.integration.commits.folders import commit, make, tree
+from tests.integration.commits.folders import commit, copied, make, media, tree
 
 COUNT = 70
 """Number of files, which is enough for packs."""
@@ -44,10 +43,6 @@ class Place:
         return ObjectStore(replace(self.direct.settings, endpoint=self.proxy.url, **limits))
 
 
-def media(root: Path) -> dict[str, bytes]:
-    return {path: data for path, data in tree(root).items() if path.startswith("clips/")}
-
-
 def expected_id(name: str, made: Commit) -> str:
     """Return the ID of the first commit of a dataset with the manifest of another commit."""
     return sha256_hex(
@@ -62,11 +57,7 @@ def do_commit(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
     made = commit(store, root, make(root, COUNT, salt=name), name=name)
     assert made.id == expected_id(name, made)
     assert verify_commits(place.direct, [made]).damaged == ()
-    return made.id, media(checkout(place.direct, made, work / "copy")) == media(root)
-
-
-def do_checkout(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
-    return media(checkout(store, place.commit, work / "copy"))
+    return made.id, media(copied(place.direct, made, work / "copy")) == media(root)
 
 
 def do_extract(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
@@ -126,7 +117,7 @@ def do_merge(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
     made = merge_commits(store, ["d", "e"], name, prefix=True, author="a").commit
     assert made.id == expected_id(name, made)
     assert verify_commits(place.direct, [made]).damaged == ()
-    copy = checkout(place.direct, made, work / "copy")
+    copy = copied(place.direct, made, work / "copy")
     return sha256_hex(canonical_json(made.manifest)), len(media(copy / "d")) + len(media(copy / "e"))
 
 
@@ -134,12 +125,11 @@ def do_filter(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
     made = filter_commit(store, "d", name, Conditions(pattern="clips/1*"), author="a").commit
     assert made.id == expected_id(name, made)
     assert verify_commits(place.direct, [made]).damaged == ()
-    return sha256_hex(canonical_json(made.manifest)), media(checkout(place.direct, made, work / "copy"))
+    return sha256_hex(canonical_json(made.manifest)), media(copied(place.direct, made, work / "copy"))
 
 
 DO: Mapping[str, Callable[[Place, ObjectStore, str, Path], Any]] = {
     "commit": do_commit,
-    "checkout": do_checkout,
     "extract": do_extract,
     "export": do_export,
     "stream": do_stream,

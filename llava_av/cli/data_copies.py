@@ -31,12 +31,12 @@ def ls(
 ) -> None:
     """List the samples of a commit, or its media files."""
     from llava_av.datasets.commits import find_commit
-    from llava_av.datasets.contents import Selection, read_contents, select
+    from llava_av.datasets.contents import Selection, read_contents
 
     selection = Selection(split=split, pattern=pattern)
     with stored_objects(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
-        contents = select(read_contents(store, commit), selection, commit.title)
+        contents = read_contents(store, commit, selection)
     rows = _file_rows(contents, selection) if files else _sample_rows(contents)
     if as_json:
         print_json(rows)

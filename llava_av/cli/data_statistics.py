@@ -32,7 +32,7 @@ def stats(
 ) -> None:
     """Show hours, resolutions, rates, modalities, kinds and lengths of a commit."""
     from llava_av.datasets.commits import find_commit
-    from llava_av.datasets.contents import Selection, read_contents, select
+    from llava_av.datasets.contents import Selection, read_contents
     from llava_av.datasets.pending_checks import pending_files
     from llava_av.datasets.statistics import statistics_of
 
@@ -40,9 +40,8 @@ def stats(
     chosen = chosen_recipe(recipe) if recipe else None
     with stored_objects(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
-        name = commit.title
         pending = pending_files(store, commit).digests
-        contents = select(read_contents(store, commit), Selection(split=split), name)
+        contents = read_contents(store, commit, Selection(split=split))
         if chosen is not None:
             from llava_av.workflows.dataset_tokens import count_tokens
 

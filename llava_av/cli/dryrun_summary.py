@@ -112,14 +112,14 @@ def _print_facts(console: Console, summary: Summary) -> None:
 
 
 def _print_paths(console: Console, workspace: Workspace, summary: Summary) -> None:
-    checkpoint, left_out = summary.checkpoint.uri, {one.file for one in summary.quarantined}
+    checkpoint = summary.checkpoint.uri
     lines = (
         f"report      {short_path(workspace.folder / REPORT)}",
         f"all runs    {short_path(workspace.folder / 'index.html')}",
         f"summary     {short_path(workspace.folder / Summary.NAME)}",
         f"MLflow      {mlflow_hint(workspace)}",
         f"checkpoint  {checkpoint}",
-        f"try it      {chat_command(workspace, checkpoint, summary.dataset_commit, left_out)}",
+        f"try it      {chat_command(workspace, checkpoint, summary.dataset_commit)}",
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

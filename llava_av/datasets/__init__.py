@@ -25,12 +25,11 @@ selects a subset of one; `derived_content` cuts and writes the ranges of both, a
 them. `previous_version` compares a folder with the newest commit of its dataset, `verification` compares
 stored content with its digests, and `repairing` replaces what is damaged.
 
-`checkout` makes a verified local copy of a split for a report. For training and evaluation, `sample_table`
-maps the samples of a split from the local disk, `commit_files` finds the media files of a commit,
-`media_stream` fetches them before they are used, and `blob_cache` keeps those that the jobs of a node need
-next. `mix` joins the samples of several commits, whose `sample_columns` determine their order. `loading`
-decodes the media of a sample from a `media_source`, and `measuring` finds the samples that a model cannot
-take (`unfit`).
+For training and evaluation, `sample_table` maps the samples of a split from the local disk, `commit_files`
+finds the media files of a commit, `media_stream` fetches them before they are used, and `blob_cache` keeps
+those that the jobs of a node need next. `mix` joins the samples of several commits, whose `sample_columns`
+determine their order. `loading` decodes the media of a sample from a `media_source`, and `measuring` finds
+the samples that a model cannot take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 

@@ -1,29 +1,31 @@
 """Samples and media files of a commit, read from the store without a checkout."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import safe_path
-from llava_av.datasets.media_facts import read_facts
+from llava_av.datasets.manifest import FileRange, safe_path
+from llava_av.datasets.media_facts import facts_of_ranges
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.errors import UserError
 from llava_av.media.info import MediaInfo
-from llava_av.storage import ObjectStore
+from llava_av.storage import ObjectStore, map_parallel
 
 __all__ = [
     "Contents",
     "Selection",
+    "matching_samples",
     "named_media",
     "read_contents",
+    "read_media",
     "read_samples",
     "require_found",
     "require_split",
-    "select",
     "stating_split",
 ]
 
@@ -79,48 +81,69 @@ class Selection:
         return not self.pattern or any(self.matches(safe_path(path)) for path in sample.media)
 
 
-def read_contents(store: ObjectStore, commit: Commit) -> Contents:
-    """Read the samples and files of a commit.
+def read_contents(store: ObjectStore, commit: Commit, selection: Selection) -> Contents:
+    """Read the samples and files of a part of a commit; memory depends on the part, not on the commit.
+
+    Args:
+        store: Store of the commit.
+        commit: The commit.
+        selection: Part that is wanted.
 
     Raises:
         CommitError: A list of samples or files is lost or damaged.
+        UserError: There is no such split, or no sample meets the conditions; names those that do not exist.
         StoreError: The object store cannot be used.
     """
-    reader = commit.reader(store)
-    return Contents(
-        samples={split: read_samples(reader, split) for split in reader.splits},
-        files={row.path: row for row in reader.files},
-        facts=read_facts(store, commit),
-    )
+    name, reader = commit.title, commit.reader(store)
+    require_split(reader.splits, selection.split, name)
+    samples: dict[str, list[Sample]] = {split: [] for split in _splits(reader, selection)}
+    for split, sample in matching_samples(reader, selection):
+        samples[split].append(sample)
+    require_found({sample.id for own in samples.values() for sample in own}, selection, name)
+    files, facts = read_media(store, commit, reader, chain.from_iterable(samples.values()))
+    return Contents(samples={split: tuple(own) for split, own in samples.items()}, files=files, facts=facts)
 
 
 def read_samples(reader: ContentReader, split: str) -> tuple[Sample, ...]:
     """Read the samples of one split of a commit; errors as for `read_contents`."""
-    lines = enumerate(reader.samples(split), start=1)
-    return tuple(parse_stored(line.text, number) for number, line in lines)
+    return tuple(sample for _, sample in matching_samples(reader, Selection(split=split)))
 
 
-def select(contents: Contents, selection: Selection, name: str) -> Contents:
-    """Return a part of a commit's contents.
+def matching_samples(reader: ContentReader, selection: Selection) -> Iterator[tuple[str, Sample]]:
+    """Yield split and sample of the part of a commit; only ranges that may contain such samples are read."""
+    for split in _splits(reader, selection):
+        listing, first = reader.samples(split), 1
+        likely = listing.ranges_with(selection.samples) if selection.samples else listing.ranges
+        wanted = {one.sha256 for one in likely}
+        for one in listing.ranges:
+            for number, line in enumerate(listing.load(one) if one.sha256 in wanted else (), first):
+                if not selection.samples or line.id in selection.samples:
+                    sample = parse_stored(line.text, number)
+                    if selection.includes(sample):
+                        yield split, sample
+            first += one.rows
 
-    Args:
-        contents: Contents of the commit.
-        selection: Part that is wanted.
-        name: Name of the commit for messages.
 
-    Raises:
-        UserError: There is no such split, or no sample meets the conditions; names those that do not exist.
+def _splits(reader: ContentReader, selection: Selection) -> list[str]:
+    return [split for split in reader.splits if selection.split in ("", split)]
+
+
+def read_media(
+    store: ObjectStore, commit: Commit, reader: ContentReader, samples: Iterable[Sample]
+) -> tuple[dict[str, FileRow], dict[str, MediaInfo]]:
+    """Return the media files of samples by path, and their known properties by digest.
+
+    Only ranges that contain such files are read; errors as for `read_contents`.
     """
-    require_split(contents.samples, selection.split, name)
-    chosen = {
-        split: tuple(sample for sample in samples if selection.includes(sample))
-        for split, samples in contents.samples.items()
-        if selection.split in ("", split)
-    }
-    require_found({sample.id for own in chosen.values() for sample in own}, selection, name)
-    paths = named_media(sample for samples in chosen.values() for sample in samples)
-    files = {path: entry for path, entry in contents.files.items() if path in paths}
-    return Contents(samples=chosen, files=files, facts=contents.facts)
+    facts_of, paths = facts_of_ranges(store, commit), named_media(samples)
+
+    def read(one: FileRange) -> tuple[list[FileRow], dict[str, MediaInfo]]:
+        found, known = [row for row in reader.files.load(one) if row.path in paths], facts_of(one)
+        return found, {row.sha256: known[row.sha256] for row in found if row.sha256 in known}
+
+    parts = map_parallel(read, reader.files.ranges_with(paths))
+    files = {row.path: row for found, _ in parts for row in found}
+    return files, {digest: info for _, facts in parts for digest, info in facts.items()}
 
 
 def named_media(samples: Iterable[Sample]) -> set[str]:
@@ -129,7 +152,7 @@ def named_media(samples: Iterable[Sample]) -> set[str]:
 
 
 def require_split(splits: Collection[str], split: str, name: str) -> None:
-    """Require that the split of a selection, if it has one, exists; arguments and errors as for `select`."""
+    """Require that the split of a selection, if it has one, exists; errors as for `read_contents`."""
     if split and split not in splits:
         raise UserError(f"{name} has no split {split!r}: give one of {', '.join(splits)}")
 

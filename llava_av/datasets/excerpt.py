@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import Contents, Selection, named_media, require_found, require_split
-from llava_av.datasets.media_facts import facts_of_ranges
-from llava_av.datasets.ranges import FileRow
-from llava_av.datasets.reading import ContentReader
-from llava_av.datasets.schema import Sample, parse_stored
-from llava_av.media.info import MediaInfo
+from llava_av.datasets.contents import (
+    Contents,
+    Selection,
+    matching_samples,
+    read_media,
+    require_found,
+    require_split,
+)
+from llava_av.datasets.schema import Sample
 from llava_av.storage import ObjectStore
 
 __all__ = ["Excerpt", "excerpt_of", "read_excerpt"]
@@ -48,9 +51,9 @@ def read_excerpt(store: ObjectStore, commit: Commit, selection: Selection, limit
     """
     name, reader = commit.title, commit.reader(store)
     require_split(reader.splits, selection.split, name)
-    chosen, matching = _choose(_samples(reader, selection), selection, limit, name)
+    chosen, matching = _choose(matching_samples(reader, selection), selection, limit, name)
     samples = _by_split(chosen, reader.splits, selection)
-    files, facts = _media(store, commit, reader, [sample for _, sample in chosen])
+    files, facts = read_media(store, commit, reader, [sample for _, sample in chosen])
     return Excerpt(contents=Contents(samples=samples, files=files, facts=facts), matching=matching)
 
 
@@ -81,15 +84,6 @@ def _by_split(
     }
 
 
-def _samples(reader: ContentReader, selection: Selection) -> Iterator[tuple[str, Sample]]:
-    for split in reader.splits:
-        if selection.split in ("", split):
-            for number, line in enumerate(reader.samples(split), start=1):
-                sample = parse_stored(line.text, number)
-                if selection.includes(sample):
-                    yield split, sample
-
-
 def _choose(
     pairs: Iterable[tuple[str, Sample]], selection: Selection, limit: int, name: str
 ) -> tuple[list[tuple[str, Sample]], int]:
@@ -112,19 +106,3 @@ def _choose(
 
 def _position(sample: Sample) -> tuple[bytes, str]:
     return hashlib.sha256(repr(sample.media_key).encode()).digest(), sample.id
-
-
-def _media(
-    store: ObjectStore, commit: Commit, reader: ContentReader, samples: Iterable[Sample]
-) -> tuple[dict[str, FileRow], dict[str, MediaInfo]]:
-    """Return the media files of samples and their known properties; read only ranges that contain them."""
-    facts_of = facts_of_ranges(store, commit)
-    paths = named_media(samples)
-    files: dict[str, FileRow] = {}
-    facts: dict[str, MediaInfo] = {}
-    for one in reader.files.ranges_with(paths):
-        found = [row for row in reader.files.load(one) if row.path in paths]
-        known = facts_of(one)
-        files.update((row.path, row) for row in found)
-        facts.update((row.sha256, known[row.sha256]) for row in found if row.sha256 in known)
-    return files, facts

@@ -20,13 +20,7 @@ from pathlib import Path
 from pydantic import ConfigDict, ValidationError
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import (
-    Contents,
-    Selection,
-    read_contents,
-    select,
-    stating_split,
-)
+from llava_av.datasets.contents import Contents, Selection, read_contents, stating_split
 from llava_av.datasets.manifest import CommitError, QuarantinedEntry
 from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.ranges import FileRow
@@ -86,7 +80,7 @@ def extract(
         UserError: The selection names something that does not exist.
         StoreError: The object store or the local disk cannot be used.
     """
-    contents = select(read_contents(store, commit), selection, commit.title)
+    contents = read_contents(store, commit, selection)
     texts = {
         CONVERSATIONS: to_jsonl(_samples(contents)).encode(),
         ORIGIN: _origin(commit, selection),

@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -71,7 +71,8 @@ class MediaChecks:
         self.cache = cache
         self._store, self._depth = store, depth
         self._lock = threading.Lock()
-        self._unread: set[str] | None = set() if store is None or again else None
+        self._stored: frozenset[str] | None = frozenset() if again else None
+        self._fetched: set[str] = set()
         self._new: set[bytes] = set()
 
     def check(self, path: Path, known: KnownFile) -> CheckedMedia:
@@ -148,20 +149,22 @@ class MediaChecks:
         """Return the properties of content that was decoded, or the reason why it cannot be used."""
         if (found := _parsed(self.cache.check_result(_DECODED, sha256))) is None:
             with self._lock:
-                self._fetch(bucket_of(sha256))
-            found = _parsed(self.cache.check_result(_DECODED, sha256))
+                may_exist = self._fetch(bucket_of(sha256))
+            if may_exist:
+                found = _parsed(self.cache.check_result(_DECODED, sha256))
         return found
 
-    def _fetch(self, bucket: str) -> None:
-        """Copy one part of the store's results to the cache, once."""
+    def _fetch(self, bucket: str) -> bool:
+        """Copy one part of the store's results to the cache, once; return whether there is such a part."""
         if self._store is None:
-            return
-        if self._unread is None:
-            self._unread = stored_buckets(self._store)
-        if bucket in self._unread:
+            return False
+        if self._stored is None:
+            self._stored = frozenset(stored_buckets(self._store))
+        if bucket in self._stored and bucket not in self._fetched:
             results = read_stored_results(self._store, bucket)
             self.cache.copy({check_key(_DECODED, digest): text for digest, text in results.items()})
-            self._unread.discard(bucket)
+            self._fetched.add(bucket)
+        return bucket in self._stored
 
 
 def check_decoding(path: Path) -> str:
@@ -184,7 +187,7 @@ def _check_headers(path: Path) -> str:
 
 def _result_text(read: Callable[[], MediaInfo]) -> str:
     try:
-        return json.dumps(asdict(read()))
+        return json.dumps(vars(read()))
     except UnreadableError:
         raise
     except MediaError as error:

@@ -14,14 +14,27 @@ from llava_av.model import (
     Encoded,
     LlavaAvForConditionalGeneration,
     LlavaAvProcessor,
+    SampleLengthError,
     UnsupportedModalityError,
 )
 
-__all__ = ["PromptError", "PromptModalityError", "Replies", "encode_prompt", "generate_replies", "move_batch"]
+__all__ = [
+    "PromptError",
+    "PromptLengthError",
+    "PromptModalityError",
+    "Replies",
+    "encode_prompt",
+    "generate_replies",
+    "move_batch",
+]
 
 
 class PromptError(UserError):
     """A conversation that does not fit the model."""
+
+
+class PromptLengthError(PromptError):
+    """A conversation with more tokens than the model takes."""
 
 
 class PromptModalityError(PromptError):
@@ -53,17 +66,18 @@ def encode_prompt(
 
     Raises:
         PromptModalityError: The model does not take media of a modality.
-        PromptError: The conversation does not fit the model for another reason, such as its length.
+        PromptLengthError: The conversation and the reply have more tokens than the model takes.
+        PromptError: The conversation does not fit the model for another reason, such as too short audio.
     """
     try:
         prompt = processor.encode(turns, clip, reply=True)
     except ValueError as error:
-        kind = PromptModalityError if isinstance(error, UnsupportedModalityError) else PromptError
-        raise kind(f"the question does not fit the model: {error}") from None
+        kinds = {UnsupportedModalityError: PromptModalityError, SampleLengthError: PromptLengthError}
+        raise kinds.get(type(error), PromptError)(f"the question does not fit the model: {error}") from None
     tokens = len(prompt.input_ids)
     limit = getattr(processor.config.text_config, "max_position_embeddings", None)
     if limit is not None and tokens + max_new_tokens > limit:
-        raise PromptError(
+        raise PromptLengthError(
             f"a conversation of {tokens} tokens and a reply of up to {max_new_tokens} do not fit the "
             f"language model, which has max_position_embeddings={limit}: ask a shorter question or start "
             "a new conversation"

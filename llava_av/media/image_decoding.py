@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from llava_av.media.clip import ImageArray
-from llava_av.media.image_formats import image_format
+from llava_av.media.image_formats import open_with_format
 from llava_av.media.image_limits import require_usable
 from llava_av.media.info import MediaError, UnreadableError
 
@@ -72,11 +72,12 @@ def open_image(path: Path | str) -> Iterator[ImageFile]:
         MediaError: The file is not a supported image, exceeds the limits, or is incomplete or damaged.
     """
     path = Path(path)
-    name = image_format(path)
+    file, name = open_with_format(path)
     if name is None:
+        file.close()
         raise MediaError(path, "is not an image of a supported format; convert it to PNG or JPEG")
     try:
-        with path.open("rb") as file:
+        with file:
             image = _opener(name)(file, str(path))
             require_usable(path, name, image)
             yield image
@@ -152,7 +153,7 @@ def rgb_array(image: ImageFile) -> ImageArray:
     array = np.empty((height, width, 3), np.uint8)
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
-        strip = image.crop((0, top, width, min(top + rows, height)))
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
         array[top : top + strip.height] = _rgb_strip(strip, image.format == "PPM")
     return array
 
@@ -161,6 +162,7 @@ def _rgb_strip(strip: Image.Image, grey_is_16_bits: bool) -> ImageArray:
     if strip.mode.startswith("I;16") or (strip.mode == "I" and grey_is_16_bits):
         upper = (np.asarray(strip).astype(np.uint32) >> 8).astype(np.uint8)
         return np.broadcast_to(upper[..., None], (*upper.shape, 3))
-    if strip.mode == "P":
-        strip.info.pop("transparency", None)  # avoids Pillow's warning that it is dropped
+    if strip.mode == "P" and "transparency" in strip.info:
+        strip = strip.copy()
+        del strip.info["transparency"]  # avoids Pillow's warning that it is dropped
     return np.asarray(strip.convert("RGB"), dtype=np.uint8)

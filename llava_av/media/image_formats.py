@@ -1,10 +1,12 @@
 """Identification of image formats by the first bytes of a file, never by its name."""
 
+import contextlib
 from pathlib import Path
+from typing import IO
 
 from llava_av.media.info import UnreadableError, require_bytes
 
-__all__ = ["image_format"]
+__all__ = ["image_format", "open_with_format"]
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -34,13 +36,26 @@ def image_format(path: Path | str) -> str | None:
     Raises:
         MediaError: The file is missing, not a regular file, empty or unreadable.
     """
-    path = Path(path)
-    try:
-        require_bytes(path)
-        with path.open("rb") as file:
+    file, name = open_with_format(Path(path))
+    file.close()
+    return name
+
+
+def open_with_format(path: Path) -> tuple[IO[bytes], str | None]:
+    """Open a file to be read from its start; return it with the result of `image_format`, errors likewise."""
+    with contextlib.ExitStack() as opened:
+        try:
+            require_bytes(path)
+            file = opened.enter_context(path.open("rb"))
             head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
+            file.seek(0)
+        except OSError as error:
+            raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
+        opened.pop_all()
+    return file, _format(head)
+
+
+def _format(head: bytes) -> str | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":

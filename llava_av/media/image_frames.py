@@ -3,7 +3,7 @@
 An animation is treated as a video. If one image is needed, it is the first frame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL.ImageFile import ImageFile
@@ -35,6 +35,11 @@ def describe_image(path: Path | str) -> MediaInfo:
     with open_image(path) as image:
         height, width = upright_size(image, orientation(image))
         delays_s = list(_delays(image)) if is_animation(image) else []
+    return _described(height, width, delays_s)
+
+
+def _described(height: int, width: int, delays_s: Sequence[float]) -> MediaInfo:
+    """Return the properties of an image, or of an animation with these frames."""
     duration_s = sum(delays_s)
     return MediaInfo(
         kind="video" if delays_s else "image",
@@ -55,6 +60,10 @@ def check_image(path: Path | str) -> MediaInfo:
     Raises:
         MediaError: As `open_image`.
     """
+    with open_image(path) as image:
+        if not is_animation(image):
+            height, width, _ = _upright_frame(image).shape
+            return _described(height, width, ())
     for _ in frames_of_image(path):
         pass
     return describe_image(path)

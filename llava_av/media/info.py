@@ -52,6 +52,17 @@ class MediaInfo:
     is_animation: bool = False
     """True for an image format with several frames: a video whose first frame can serve as an image."""
 
+    def serves_as(self, modality: str) -> bool:
+        """Check whether the file can be used as an `image`, a `video` or an `audio`."""
+        if modality == "audio":
+            return self.has_audio
+        return self.kind == modality or (self.is_animation and modality == "image")
+
+    @property
+    def contents(self) -> str:
+        """Return what the file has, in words that follow "is"."""
+        return {"audio": "audio without video", "image": "a still image", "video": "a video"}[self.kind]
+
 
 def require_bytes(path: Path) -> None:
     """Require that a path is a regular file with content.

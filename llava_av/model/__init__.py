@@ -34,6 +34,7 @@ from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processing import Encoded, LlavaAvProcessor
 from llava_av.model.sequence.expansion import UnsupportedModalityError
+from llava_av.model.sequence.truncation import SampleLengthError
 
 __all__ = [
     "IGNORE",
@@ -43,6 +44,7 @@ __all__ = [
     "LlavaAvProcessor",
     "MediaInputs",
     "MediaMismatchError",
+    "SampleLengthError",
     "UnsupportedModalityError",
     "base_model",
     "fresh_model",

@@ -8,8 +8,16 @@ media (`media.py`) with frames and waveforms (`previews.py`), the order of table
 (`templates.py`).
 """
 
+from llava_av.report.run_report.clips import shown_samples
 from llava_av.report.run_report.inputs import ExperimentView, ReportInputs
 from llava_av.report.run_report.page import render_report, write_report
 from llava_av.report.run_report.summary_json import build_summary
 
-__all__ = ["ExperimentView", "ReportInputs", "build_summary", "render_report", "write_report"]
+__all__ = [
+    "ExperimentView",
+    "ReportInputs",
+    "build_summary",
+    "render_report",
+    "shown_samples",
+    "write_report",
+]

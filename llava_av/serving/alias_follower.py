@@ -76,12 +76,12 @@ class AliasFollower:
             self._refused = wanted
             unexpected = not isinstance(error, UserError)
             _LOG.error("%s is refused: %s; %s stays", wanted, error, self._served, exc_info=unexpected)
+            self._source.discard(wanted)
             return
         if self._ended.is_set():
             model.close()
             return
-        replaced = self._current.model
         self._current.replace(model)
-        self._source.discard(replaced)
+        self._source.discard(self._served)
         _LOG.info("%s answers now, digest %s", wanted, model.identity.digest)
         self._served = wanted

@@ -78,13 +78,13 @@ def _described(current: CurrentModel) -> dict[str, Any]:
 
 
 def _add_probes(app: FastAPI, current: CurrentModel, metrics: ServingMetrics) -> None:
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=["GET", "HEAD"])
     def alive() -> Response:
         is_alive = current.model.engine.is_alive()
         status = HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"engine": "alive" if is_alive else "ended"}, status)
 
-    @app.get("/readyz")
+    @app.api_route("/readyz", methods=["GET", "HEAD"])
     def ready() -> Response:
         if app.state.is_ready:
             return alive()

@@ -74,10 +74,9 @@ def _require_within(name: str, path: Path, modality: _Modality, limits: ServingL
     for unit, (found, most) in measured.items():
         if not found <= most:
             raise MediaError(name, f"has {found:,.10g} {unit}, must be ≤ {most:,.10g}: send a smaller file")
-    if not (info.has_audio if modality == "audio" else info.width):
-        track = "image" if modality == "image" else f"{modality} track"
-        kind = f"an {modality}" if modality != "video" else "a video"
-        raise MediaError(name, f"has no {track}: send {kind} file")
+    if not info.serves_as(modality):
+        holds = "has no audio track" if modality == "audio" else f"is {info.contents}"
+        raise MediaError(name, f"{holds}, but is sent as {modality}: send it as {info.kind}_url")
 
 
 def _frames(path: Path, info: MediaInfo) -> int:

@@ -1,5 +1,6 @@
 """Lookup of the model to serve: which version an address means now, and its verified files."""
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,14 @@ class ModelSource:
             folder, base, identity, device=self.device, dtype=self.dtype, limits=self.limits
         )
 
-    def discard(self, model: ServedModel) -> None:
-        """Delete the fetched files of a version that was replaced; a loaded model does not need them."""
-        shutil.rmtree(fetched_folder(self.work, model.identity.digest), ignore_errors=True)
+    def discard(self, address: str) -> None:
+        """Delete the fetched files of a version that was replaced or refused.
+
+        A loaded model does not need them. They stay if S3 does not answer.
+        """
+        with contextlib.suppress(UserError):
+            digest = load_version(ObjectStore.from_env(), address).checkpoint_digest
+            shutil.rmtree(fetched_folder(self.work, digest), ignore_errors=True)
 
 
 def _identity(address: str, folder: Path) -> ModelIdentity:

@@ -10,7 +10,12 @@ from transformers.utils import logging
 
 from llava_av.datasets.loading import LocatedSample
 from llava_av.inference.devices import choose_device, choose_dtype
-from llava_av.inference.generation import PromptError, PromptModalityError, encode_prompt
+from llava_av.inference.generation import (
+    PromptError,
+    PromptLengthError,
+    PromptModalityError,
+    encode_prompt,
+)
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.serving.conversation import AskedConversation
@@ -23,6 +28,7 @@ from llava_av.serving.slot_engine import SlotEngine
 __all__ = ["ModelIdentity", "ServedModel", "load_served_model"]
 
 _SHORT_DIGITS = 12
+_CODES = {PromptLengthError: "context_length_exceeded", PromptModalityError: "unsupported_modality"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +94,9 @@ class ServedModel:
         try:
             prompt = encode_prompt(self._processor, asked.turns, clip, max_new_tokens=1)
         except PromptError as error:
-            is_modality = isinstance(error, PromptModalityError)
-            code = "unsupported_modality" if is_modality else "context_length_exceeded"
-            raise invalid(str(error), code=code, param="messages") from None
+            raise invalid(
+                str(error), code=_CODES.get(type(error), "invalid_value"), param="messages"
+            ) from None
         room = self.engine.context - len(prompt.input_ids)
         if room < (reply_tokens or 1):
             raise invalid(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import Commit, read_commit
+from llava_av.datasets.contents import Selection
+from llava_av.datasets.extraction import extract
 from llava_av.experiments.records import find_record
 from llava_av.files import write_json, write_whole
-from llava_av.report import ExperimentView, ReportInputs, build_summary, write_report
+from llava_av.report import ExperimentView, ReportInputs, build_summary, shown_samples, write_report
 from llava_av.runs import (
     Comparisons,
     GateDecision,
@@ -97,7 +98,7 @@ def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> Re
         comparisons=comparisons.comparisons if comparisons is not None else (),
         clips=_clips(workspace, run.store, commit, predictions),
         reproduce=_reproduce(workspace, request),
-        chat=_ask(workspace, commit.id, train, registered, evaluated.evaluation.unfit),
+        chat=_ask(workspace, commit.id, train, registered),
     )
 
 
@@ -119,10 +120,11 @@ def _unfit(samples: Sequence[UnfitSample], split: str) -> Iterator[QuarantinedFi
 def _clips(
     workspace: Workspace, store: ObjectStore, commit: Commit, predictions: Sequence[Prediction]
 ) -> dict[str, Path]:
-    """Return the local files of the clips that were asked about."""
-    splits = [split for split in commit.manifest.splits if split != "train"]
-    folder = checkout(store, commit, workspace.work / "data" / commit.id[:16], splits)
-    names = sorted({item.clip for item in predictions if item.clip})
+    """Copy the samples that the report shows to the workspace; return the local files of their clips."""
+    folder = workspace.shown_samples(commit.id)
+    if shown := shown_samples(predictions):
+        extract(store, commit, folder, Selection(samples=shown), force=True)
+    names = sorted({item.clip for item in predictions if item.clip and item.id in shown})
     return {name: folder / name for name in names if (folder / name).is_file()}
 
 
@@ -167,13 +169,11 @@ def _ask(
     commit: str,
     train: TrainingResult,
     registered: Registration | None,
-    unfit: Sequence[UnfitSample] = (),
 ) -> tuple[str, ...]:
     models = [train.checkpoint.uri]
-    left_out = {one.file for one in _unfit(unfit, "held_out")}
     if registered is not None:
         models += [f"models:/{registered.name}@{alias}" for alias in registered.aliases]
     return (
-        *(chat_command(workspace, model, commit, left_out) for model in models),
+        *(chat_command(workspace, model, commit) for model in models),
         f"# its curves, in MLflow: {mlflow_hint(workspace)}",
     )

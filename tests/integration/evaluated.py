@@ -50,8 +50,11 @@ def predictions(wrong: int) -> list[dict[str, Any]]:
 def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[..., Run]:
     """Open runs of the records in a folder, each with the given number of wrong answers."""
     turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a"}]
-    sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
-    commit: Commit = commit_dataset(store, "words", folder, {"train": [sample], "held_out": [sample]}, ())
+    train, *held_out = (
+        Sample.model_validate({"id": name, "kind": "all", "conversations": turns})
+        for name in ("s", *(f"q{number}" for number in range(QUESTIONS)))
+    )
+    commit: Commit = commit_dataset(store, "words", folder, {"train": [train], "held_out": held_out}, ())
 
     def make(experiment: str, *, wrong: int, seed: int, model: Path | None = None) -> Run:
         recipe = load_recipe("quick").with_overrides({"seed": seed, "name": f"compared-{store.bucket[-8:]}"})

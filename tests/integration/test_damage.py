@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from llava_av.checkpoints import verify_checkpoint
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import find_commit
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
@@ -27,6 +26,7 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.report import report_step
 from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.version_history import version_history
+from tests.integration.commits.folders import copied
 from tests.integration.evaluated import evaluated_runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -65,7 +65,7 @@ class Finished:
         read_model_card(self.run.store, self.version)
 
     def dataset(self) -> None:
-        checkout(self.run.store, find_commit(self.run.store, "words"), self.new_folder())
+        copied(self.run.store, find_commit(self.run.store, "words"), self.new_folder())
 
     def aliases(self) -> None:
         AliasHistory(self.run.store, self.version.split("/")[1]).moves()

@@ -10,17 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.ingest_results import INGESTS, read_ingest_results
 from llava_av.datasets.placements import placement_keys
 from llava_av.datasets.verification import verify_commits
 from llava_av.errors import UserError, explain
 from llava_av.storage import ObjectStore, StoreError
 from llava_av.training import decode_pool
-from tests.data_operations import COUNT, DO, Place, media
+from tests.data_operations import COUNT, DO, Place
 from tests.decoders import decode, new_sample
 from tests.fault_proxy import ALWAYS, fault_proxy
-from tests.integration.commits.folders import commit, make
+from tests.integration.commits.folders import commit, copied, make, media
 from tests.small_disks import mounted_disk
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -177,7 +176,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-LOCAL = {name: DO[name] for name in ("checkout", "extract", "export", "stream")}
+LOCAL = {name: DO[name] for name in ("extract", "export", "stream")}
 FREE = [pytest.param(free, marks=slow(free != 3)) for free in (0, 1, 2, 3, 5, 7, 9)]
 """Numbers of free pages; with each, the disk is full at another step of an operation."""
 
@@ -201,20 +200,6 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(
     assert found == operate(place, place.direct, "d", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("left", [".checkout.parts/clips", "..checkout.json.0123.partial"])
-def test_a_checkout_continues_after_one_that_was_killed_at_its_start(
-    place: Place, tmp_path: Path, left: str
-) -> None:
-    (tmp_path / "copy" / left).parent.mkdir(parents=True)
-    (tmp_path / "copy" / left).write_bytes(b"x")
-    (tmp_path / "copy/mine").mkdir()
-    with pytest.raises(UserError, match="not empty"):
-        checkout(place.direct, place.commit, tmp_path / "copy")
-    (tmp_path / "copy/mine").rmdir()
-    copy = checkout(place.direct, place.commit, tmp_path / "copy")
-    assert media(copy) == media(place.folder / "d")
-
-
 def test_a_truncated_placement_or_result_counts_as_absent(place: Place, tmp_path: Path) -> None:
     root, store = tmp_path / "in", place.direct
     made = commit(store, root, make(root, COUNT, salt="truncated"), name="truncated")
@@ -222,10 +207,10 @@ def test_a_truncated_placement_or_result_counts_as_absent(place: Place, tmp_path
     whole = store.get_bytes(key)
     store.put_bytes(key, whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"clips/\d+\.mp4 is lost: .*--repair"):
-        checkout(store, made, tmp_path / "copy")
+        copied(store, made, tmp_path / "copy")
     assert {one.state for one in verify_commits(store, [made]).damaged} == {"missing"}
     again = commit(store, root, make(root, COUNT + 1, salt="truncated"), name="truncated")
-    assert media(checkout(store, again, tmp_path / "again")) == media(root)
+    assert media(copied(store, again, tmp_path / "again")) == media(root)
     store.put_bytes(f"{INGESTS}0123-0.json", b'{"digest x": "y')
     assert list(read_ingest_results(store, "0123")) == []
 

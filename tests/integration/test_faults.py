@@ -18,7 +18,6 @@ from llava_av.checkpoints import (
     verify_checkpoint,
     write_checkpoint,
 )
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.manifest import blob_key
@@ -38,6 +37,7 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.fault_matrix import CELLS, REPORTED, Fault
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
+from tests.integration.commits.folders import copied
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -133,12 +133,12 @@ def do_commit(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
     for path in files(place.folder / "other").values():
         place.direct.delete(blob_key(file_sha256(path)))
     made = commit_dataset(store, name, place.folder / "other", place.splits, ())
-    there = checkout(place.direct, made, work / "copy")
+    there = copied(place.direct, made, work / "copy")
     return made.manifest, {path.name: path.read_bytes() for path in sorted(there.glob("*.bin"))}
 
 
 def do_checkout(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
-    there = checkout(store, place.commit, work / "copy")
+    there = copied(store, place.commit, work / "copy")
     return {path.name: path.read_bytes() for path in sorted(there.glob("*.bin"))}
 
 

@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.manifest import CommitError, blob_key
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, map_parallel, multipart
 from tests.dataset_folders import stored_key
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
-from tests.integration.commits.folders import commit, make
+from tests.integration.commits.folders import commit, copied, make
 
 pytestmark = pytest.mark.integration
 
@@ -204,7 +203,7 @@ def test_a_file_that_changes_while_it_is_sent_replaces_and_deletes_nothing(
         commit(store, tmp_path, splits)
     assert uploads(direct) == []
     assert direct.sha256(blob_key(digest)) == digest
-    out = checkout(store, commit(store, tmp_path, splits), tmp_path / "out")
+    out = copied(store, commit(store, tmp_path, splits), tmp_path / "out")
     assert (out / "clips/0.mp4").read_bytes() == clip.read_bytes()
 
 
@@ -219,7 +218,7 @@ def test_an_error_of_a_blob_names_the_file_and_the_key(
     with pytest.raises(
         StoreError, match=rf"^clips/0\.mp4: s3://{direct.bucket}/blobs/../{digest}: .*attempts"
     ):
-        checkout(hasty(store), made, tmp_path / "out")
+        copied(hasty(store), made, tmp_path / "out")
     direct.delete(f"blobs/{digest[:2]}/{digest}")
     with pytest.raises(StoreError, match=rf"^clips/0\.mp4: s3://{direct.bucket}/blobs/../{digest}: "):
         commit(hasty(store), tmp_path / "in", make(tmp_path / "in", count=3), name="other")

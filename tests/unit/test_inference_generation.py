@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from llava_av.inference.generation import PromptError, encode_prompt, generate_replies
+from llava_av.inference.generation import (
+    PromptError,
+    PromptLengthError,
+    PromptModalityError,
+    encode_prompt,
+    generate_replies,
+)
 from llava_av.media.clip import Clip
-from tests.model_samples import clip, tiny_model
+from tests.model_samples import clip, tiny_model, waveform
 
 QUESTIONS = ("Which colour is shown?", "What?")
 
@@ -50,13 +56,22 @@ def test_a_prompt_and_its_reply_fit_the_positions_exactly_or_are_rejected(parts)
     limit = processor.config.text_config.max_position_embeddings
     room = limit - len(encode_prompt(processor, turns, Clip(), max_new_tokens=1).input_ids)
     assert encode_prompt(processor, turns, Clip(), max_new_tokens=room)
-    with pytest.raises(PromptError, match=rf"reply of up to {room + 1} .*max_position_embeddings={limit}"):
+    with pytest.raises(
+        PromptLengthError, match=rf"reply of up to {room + 1} .*max_position_embeddings={limit}"
+    ):
         encode_prompt(processor, turns, Clip(), max_new_tokens=room + 1)
+
+
+def test_audio_without_one_token_is_no_matter_of_length_of_the_prompt(parts):
+    _, processor = parts
+    with pytest.raises(PromptError, match="is too short") as refused:
+        encode_prompt(processor, [("human", "What?")], Clip(audios=(waveform(samples=5),)), max_new_tokens=1)
+    assert type(refused.value) is PromptError
 
 
 def test_media_that_the_model_does_not_take_are_one_line():
     _, processor = tiny_model(model__vision=None)
-    with pytest.raises(PromptError, match="1 image files do not fit the model"):
+    with pytest.raises(PromptModalityError, match="1 image files do not fit the model"):
         encode_prompt(
             processor,
             [("human", "What?")],

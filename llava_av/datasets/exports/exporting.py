@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import Contents, Selection, read_contents, select
+from llava_av.datasets.contents import Contents, Selection, read_contents
 from llava_av.datasets.exports.parquet_shards import parquet_overhead, write_parquet
 from llava_av.datasets.exports.shards import Shard, plan_shards
 from llava_av.datasets.exports.tar_shards import tar_overhead, write_tar
@@ -86,7 +86,7 @@ def export(
     """
     part = Selection() if selection is None else selection
     _require_new(folder)
-    contents = select(read_contents(store, commit), part, commit.title)
+    contents = read_contents(store, commit, part)
     shards = plan_shards(contents, shard_bytes, _FORMATS[form].overhead)
     key = hashlib.sha256(repr((commit.id, form, shard_bytes, part)).encode()).hexdigest()[:16]
     staging = folder.absolute().with_name(f".{folder.absolute().name}.{key}.partial")

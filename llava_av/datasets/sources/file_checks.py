@@ -78,7 +78,7 @@ class _Home:
 
     def holds(self, path: Path) -> bool:
         """Check whether a path in the folder leads to a file in it."""
-        parent = str(path.parent)
+        parent = os.path.dirname(path)
         if parent not in self._inside:
             self._inside[parent] = path.parent.resolve().is_relative_to(self.root)
         return self._inside[parent] and (not os.path.islink(path) or path.resolve().is_relative_to(self.root))

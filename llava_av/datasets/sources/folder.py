@@ -243,12 +243,11 @@ def _check_all(
 
 def _unfit(role: str, info: MediaInfo) -> str | None:
     """Return the reason why a file cannot be used in a role; None if it can."""
-    if role == "audio":
-        return None if info.has_audio else 'has no audio track, but is named under "audio"'
-    if info.kind == role or (info.is_animation and role == "image"):
+    if info.serves_as(role):
         return None
-    holds = {"audio": "audio without video", "image": "a still image", "video": "a video"}[info.kind]
-    return f'is {holds}, but is named under "{role}"; name it under "{info.kind}"'
+    if role == "audio":
+        return 'has no audio track, but is named under "audio"'
+    return f'is {info.contents}, but is named under "{role}"; name it under "{info.kind}"'
 
 
 def _require_some(rows: Rows, folder: str, good: SampleRows, quarantined: list[Quarantined]) -> None:

@@ -8,7 +8,11 @@ import numpy as np
 from llava_av.media.clip import Clip, Video
 from llava_av.model.configuration import OverLimit
 
-__all__ = ["truncate_clip"]
+__all__ = ["SampleLengthError", "truncate_clip"]
+
+
+class SampleLengthError(ValueError):
+    """A sample with more tokens than the model takes."""
 
 
 def truncate_clip(
@@ -25,7 +29,8 @@ def truncate_clip(
         min_samples: Minimum audio samples to keep.
 
     Raises:
-        ValueError: The sample is too long and the rule does not allow or reach the limit; names both counts.
+        SampleLengthError: The sample is too long and the rule does not allow or reach the limit; names both
+            counts.
     """
     shorten: Callable[[Clip, int], Clip]
     whole = count(clip)
@@ -38,13 +43,15 @@ def truncate_clip(
         most = max((len(audio) for audio in _all_audio(clip)), default=0)
         least, shorten = min_samples, _cut_audio
     else:
-        raise ValueError(
+        raise SampleLengthError(
             f"a sample of {whole} tokens is over max_tokens={limit}: raise it, or set over_limit to "
             "fewer_frames or shorter_audio"
         )
     if most <= least or count(shorten(clip, least)) > limit:
         smallest = count(shorten(clip, least)) if most > least else whole
-        raise ValueError(f"a sample of at least {smallest} tokens with {rule} is over max_tokens={limit}")
+        raise SampleLengthError(
+            f"a sample of at least {smallest} tokens with {rule} is over max_tokens={limit}"
+        )
     while most - least > 1:
         middle = (least + most) // 2
         if count(shorten(clip, middle)) <= limit:

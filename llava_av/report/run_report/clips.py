@@ -11,8 +11,19 @@ from llava_av.report.media import Media, embedded_media, reasons_left_out
 from llava_av.report.previews import Preview, preview
 from llava_av.runs import Prediction
 
-__all__ = ["HARD_LOSS", "ClipCard", "ClipQuestion", "Reply", "choose_clips", "has_hard"]
+__all__ = [
+    "HARD_LOSS",
+    "MOST_CLIPS",
+    "ClipCard",
+    "ClipQuestion",
+    "Reply",
+    "choose_clips",
+    "has_hard",
+    "shown_samples",
+]
 
+MOST_CLIPS = 8
+"""Maximum number of clips in a report."""
 _QUESTIONS_PER_CLIP = 6
 _TEXT_CHARACTERS = 400
 _LONG_CHARACTERS = 32
@@ -85,16 +96,26 @@ def choose_clips(
         count: Maximum number of cards.
         max_bytes: Maximum base64 characters of all media together.
     """
+    chosen = _chosen(predictions, count)
+    names = {row.clip for rows in chosen.values() for row in rows if row.clip}
+    media = _embed({name: files.get(name) for name in names}, max_bytes)
+    return tuple(_card(clip, rows, media, files) for clip, rows in chosen.items())
+
+
+def shown_samples(predictions: Sequence[Prediction]) -> frozenset[str]:
+    """Return the IDs of the samples about the clips that a report shows."""
+    return frozenset(row.id for rows in _chosen(predictions, MOST_CLIPS).values() for row in rows)
+
+
+def _chosen(predictions: Sequence[Prediction], count: int) -> dict[str, list[Prediction]]:
+    """Return the chosen clips in their order, each with its replies."""
     by_clip: dict[str, list[Prediction]] = defaultdict(list)
     for row in predictions:
         by_clip[row.clip or row.id].append(row)
     wrong = _spread({clip: rows for clip, rows in by_clip.items() if _has_wrong(rows)}, count)
     right = _spread({clip: rows for clip, rows in by_clip.items() if not _has_wrong(rows)}, count)
     kept_right = min(len(right), max(count // 4, count - len(wrong)))
-    chosen = wrong[: count - kept_right] + right[:kept_right]
-    names = {row.clip for clip in chosen for row in by_clip[clip] if row.clip}
-    media = _embed({name: files.get(name) for name in names}, max_bytes)
-    return tuple(_card(clip, by_clip[clip], media, files) for clip in chosen)
+    return {clip: by_clip[clip] for clip in wrong[: count - kept_right] + right[:kept_right]}
 
 
 def has_hard(cards: Iterable[ClipCard]) -> bool:

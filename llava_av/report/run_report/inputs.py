@@ -78,7 +78,5 @@ class ReportInputs(FrozenModel):
     """Command lines that repeat the run."""
     chat: tuple[str, ...] = ()
     """Command lines that ask the trained model about a clip."""
-    max_clips: int = Field(default=8, ge=0)
-    """Maximum number of clips with their questions."""
     max_media_bytes: int = Field(default=8_000_000, ge=0)
     """Maximum base64 bytes of all embedded media, without their previews."""

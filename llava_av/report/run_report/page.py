@@ -16,7 +16,7 @@ from llava_av.report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.prose import blocks, spans
 from llava_av.report.run_report import view
 from llava_av.report.run_report.accuracy_plots import accuracy_figures, kind_figures
-from llava_av.report.run_report.clips import HARD_LOSS, choose_clips, has_hard
+from llava_av.report.run_report.clips import HARD_LOSS, MOST_CLIPS, choose_clips, has_hard
 from llava_av.report.run_report.confusion import confusions
 from llava_av.report.run_report.cost import cost_rows, step_rows
 from llava_av.report.run_report.forest import comparison_rows, difference_rows
@@ -49,9 +49,7 @@ def render_report(inputs: ReportInputs) -> str:
 def _context(inputs: ReportInputs) -> dict[str, object]:
     summary, lineage = inputs.summary, inputs.lineage
     recipe = lineage.recipe_json if lineage is not None else None
-    clips = choose_clips(
-        inputs.predictions, inputs.clips, count=inputs.max_clips, max_bytes=inputs.max_media_bytes
-    )
+    clips = choose_clips(inputs.predictions, inputs.clips, count=MOST_CLIPS, max_bytes=inputs.max_media_bytes)
     return {
         "inputs": inputs,
         "summary": summary,

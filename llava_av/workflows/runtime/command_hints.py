@@ -5,12 +5,11 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from llava_av.datasets.schema import Sample, SampleError, parse_stored
+from llava_av.datasets.sources.rows import CONVERSATIONS
 from llava_av.redaction import without_password
-from llava_av.runs import unfit_sample_name
 from llava_av.services.addresses import EMBEDDED_VARIABLE
 from llava_av.workflows.runtime.workspace import Workspace
 
@@ -44,28 +43,24 @@ def mlflow_hint(workspace: Workspace) -> str:
     return f"{database}  (`{program()} services up --output-dir {folder}` serves it)"
 
 
-def chat_command(
-    workspace: Workspace, checkpoint: str, dataset_commit: str, left_out: Collection[str] = ()
-) -> str:
-    """Return a command that asks a checkpoint about a held-out sample with local files, or about FILE.
+def chat_command(workspace: Workspace, checkpoint: str, dataset_commit: str) -> str:
+    """Return a command that asks a checkpoint about a sample that the report shows, or about FILE.
 
     Args:
-        workspace: Folder with the copy of the dataset.
+        workspace: Folder with the copy of the sample.
         checkpoint: Checkpoint or model version to ask.
-        dataset_commit: Commit of the dataset.
-        left_out: Names by `unfit_sample_name` of samples that the model cannot take.
+        dataset_commit: Commit of the sample.
     """
     folder = shlex.quote(short_path(workspace.folder))
-    question = _example(workspace.work / "data" / dataset_commit[:16], left_out) or '--video FILE "QUESTION"'
+    question = _example(workspace.shown_samples(dataset_commit)) or '--video FILE "QUESTION"'
     return f"{program()} chat {checkpoint} --output-dir {folder} {question}"
 
 
-def _example(data: Path, left_out: Collection[str]) -> str | None:
+def _example(data: Path) -> str | None:
     try:
-        with (data / "held_out.jsonl").open(encoding="utf-8") as lines:
+        with (data / CONVERSATIONS).open(encoding="utf-8") as lines:
             samples = map(parse_stored, lines, itertools.count(1))
-            fit = (one for one in samples if unfit_sample_name(one.id, "held_out") not in left_out)
-            return next((asked for sample in fit if (asked := _question(data, sample))), None)
+            return next((asked for sample in samples if (asked := _question(data, sample))), None)
     except (OSError, ValueError, SampleError):
         return None
 

@@ -58,6 +58,10 @@ class Workspace:
         """Return the folder of local copies of datasets and checkpoints, which is safe to delete."""
         return self.state / "work"
 
+    def shown_samples(self, commit: str) -> Path:
+        """Return the folder of a copy of the samples that a report shows, given the ID of their commit."""
+        return self.work / "data" / commit[:16]
+
     @property
     def file_cache(self) -> Path:
         """Return the file with the digests and checks of media files that were read before."""

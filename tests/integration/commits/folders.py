@@ -6,6 +6,8 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, OnConflict
 from llava_av.datasets.committing import commit_dataset
+from llava_av.datasets.contents import Selection
+from llava_av.datasets.extraction import extract
 from llava_av.datasets.schema import Sample, parse_sample
 from llava_av.storage import ObjectStore
 
@@ -29,10 +31,18 @@ def make(root: Path, count: int = 6, *, salt: str = "", size: int = 300) -> Spli
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".checkout.json"
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
+
+
+def media(root: Path) -> dict[str, bytes]:
+    return {path: data for path, data in tree(root).items() if path.startswith("clips/")}
+
+
+def copied(store: ObjectStore, made: Commit, folder: Path, split: str = "") -> Path:
+    """Copy a commit or a split of it to a folder, and return the folder."""
+    extract(store, made, folder, Selection(split=split))
+    return folder
 
 
 def commit(

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import Commit, CommitError, find_commit, read_head
 from llava_av.datasets.committing import commit_dataset
+from llava_av.datasets.contents import read_samples
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import commit_key, manifest_key, ref_key
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
 from tests.dataset_folders import stored_key
-from tests.integration.commits.folders import commit, make, sample, tree
+from tests.integration.commits.folders import commit, copied, make, sample, tree
 
 pytestmark = pytest.mark.integration
 
@@ -52,9 +52,10 @@ def test_a_rebase_keeps_the_changes_of_both_writers(store: ObjectStore, tmp_path
     own["held_out"] = own["held_out"][:1]
     made = commit_dataset(store, "d", tmp_path / "c", own, bad, head=seen, on_conflict="rebase")
     assert made.parent == other.id
-    out = checkout(store, made, tmp_path / "out")
-    assert [one.id for one in read_split(out, "train")] == ["s0001", "s0002", "s0003", "s0010"]
-    assert [one.id for one in read_split(out, "held_out")] == ["s0004"]
+    out = copied(store, made, tmp_path / "out")
+    reader = made.reader(store)
+    assert [one.id for one in read_samples(reader, "train")] == ["s0001", "s0002", "s0003", "s0010"]
+    assert [one.id for one in read_samples(reader, "held_out")] == ["s0004"]
     assert (out / "clips/1.mp4").read_bytes() == b"changed"
     assert (out / "clips/new.mp4").read_bytes() == b"new"
     assert {"clips/0.mp4", "clips/5.mp4"}.isdisjoint(tree(out))
@@ -75,8 +76,8 @@ def test_rebases_of_many_writers_keep_every_change(store: ObjectStore, tmp_path:
     found = find_commit(store, "d")
     assert len(made) == 5
     assert found.id in made
-    out = checkout(store, found, tmp_path / "out")
-    assert [int(one.id[1:]) for one in read_split(out, "train")] == [*range(4), *range(10, 15)]
+    train = read_samples(found.reader(store), "train")
+    assert [int(one.id[1:]) for one in train] == [*range(4), *range(10, 15)]
 
 
 @pytest.mark.parametrize("case", ["sample", "file", "split"])
@@ -119,7 +120,7 @@ def test_a_commit_never_vouches_for_a_damaged_blob(store: ObjectStore, tmp_path:
     for name in ("new", "d"):
         made = commit(store, tmp_path / "in", splits, name=name)
         assert (made.uploaded_files, made.uploaded_bytes) == ((1, size) if name == "new" else (0, 0))
-        assert checkout(store, made, tmp_path / name)
+        assert copied(store, made, tmp_path / name)
 
 
 def test_a_damaged_manifest_is_written_again(store: ObjectStore, tmp_path: Path) -> None:

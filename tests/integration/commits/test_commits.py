@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import Commit, CommitError, find_commit, read_commit
 from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.comparison import compare_contents, compared_commit
@@ -22,7 +21,7 @@ from llava_av.datasets.manifest import commit_key, manifest_key, ref_key, safe_p
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
 from tests.dataset_folders import stored_key
-from tests.integration.commits.folders import commit, make, sample, tree
+from tests.integration.commits.folders import commit, copied, make, media, sample
 
 pytestmark = pytest.mark.integration
 
@@ -50,13 +49,13 @@ def test_a_new_dataset_restores_what_the_store_lost(store: ObjectStore, tmp_path
     store.delete(lost)
     store.put_bytes(short, store.get_bytes(short)[:10])
     with pytest.raises(CommitError, match=r"clips/3\.mp4 is lost: .* data verify.* --repair"):
-        checkout(store, first, tmp_path / "out", ["train"])
+        copied(store, first, tmp_path / "out", "train")
     # What the newest commit lists is not looked for.
     second = commit(store, tmp_path / "in", splits)
     assert (second.id, second.unchanged, second.uploaded_files) == (first.id, True, 0)
     other = commit(store, tmp_path / "in", splits, name="other")
     assert (other.uploaded_files, other.uploaded_bytes) == (2, 150)
-    assert checkout(store, first, tmp_path / "out") == tmp_path / "out"
+    assert copied(store, first, tmp_path / "out") == tmp_path / "out"
 
 
 def test_a_change_uploads_what_changed_and_names_its_parent(store: ObjectStore, tmp_path: Path) -> None:
@@ -180,9 +179,9 @@ def test_a_safe_path_never_leaves_its_folder(text: str) -> None:
 # Commits and checks out until it is killed; reports its start.
 WORKER = """
 import json, sys, pathlib
-from llava_av.datasets.checkout import checkout
-from llava_av.datasets.commits import find_commit
 from llava_av.datasets.committing import commit_dataset
+from llava_av.datasets.contents import Selection
+from llava_av.datasets.extraction import extract
 from llava_av.datasets.schema import parse_sample
 from llava_av.storage import ObjectStore
 root, out, begun = (pathlib.Path(each) for each in sys.argv[1:])
@@ -191,11 +190,11 @@ samples = [parse_sample(line, 1) for line in (root / "samples.jsonl").read_text(
 begun.touch()
 while True:
     made = commit_dataset(store, "d", root, {"train": samples}, ())
-    checkout(store, made, out)
+    extract(store, made, out, Selection())
     store.delete("datasets/d/refs/main")
     for info in list(store.list("blobs/"))[::7]:
         store.delete(info.key)
-    (out / "train.jsonl").unlink()
+    (out / "conversations.jsonl").unlink()
 """
 
 
@@ -216,10 +215,9 @@ def test_a_killed_writer_leaves_no_incomplete_commit(
     worker.wait(10)
     if store.exists(ref_key("d")):
         # While the ref exists, all blobs do: the worker deletes blobs only after the ref.
-        checkout(store, find_commit(store, "d"), tmp_path / "verify")
+        copied(store, find_commit(store, "d"), tmp_path / "verify")
     # Blobs that the worker deleted are restored: the ref is written again, as the worker does.
     store.delete(ref_key("d"))
     made = commit(store, root, {"train": samples})
-    checkout(store, made, out)
-    assert set(tree(out)) == {"train.jsonl", *(each.video[0] for each in samples)}
-    assert all(tree(root)[name] == data for name, data in tree(out).items() if name != "train.jsonl")
+    copied(store, made, out)
+    assert media(out) == media(root)

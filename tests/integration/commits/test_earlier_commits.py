@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import Commit, find_commit, read_head
 from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.comparison import compare_contents, compared_commit
+from llava_av.datasets.contents import read_samples
 from llava_av.datasets.manifest import sha256_hex
 from llava_av.datasets.media_facts import has_facts, read_facts, write_facts
 from llava_av.datasets.repairing import repair
@@ -22,7 +22,7 @@ from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 from llava_av.workflows.collect_garbage import delete_garbage
 from tests.dataset_folders import stored_key
-from tests.integration.commits.folders import make, sample, tree
+from tests.integration.commits.folders import copied, make, media, sample, tree
 
 pytestmark = pytest.mark.integration
 
@@ -39,10 +39,9 @@ def earlier(store: ObjectStore) -> Commit:
 
 def test_it_is_checked_out_and_verified(store: ObjectStore, earlier: Commit, tmp_path: Path) -> None:
     splits = make(tmp_path / "in", count=5, size=20)
-    out = checkout(store, earlier, tmp_path / "out")
-    media = {name: data for name, data in tree(out).items() if name.startswith("clips/")}
-    assert media == tree(tmp_path / "in")
-    assert read_split(out, "held_out") == splits["held_out"]
+    out = copied(store, earlier, tmp_path / "out")
+    assert media(out) == tree(tmp_path / "in")
+    assert read_samples(earlier.reader(store), "held_out") == splits["held_out"]
     assert (earlier.manifest.file_count, earlier.manifest.quarantined[0].file) == (7, "x.mp4")
     assert verify_commits(store, [earlier]).blobs == 7
     delete_garbage(store, safety_age=timedelta(0))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import Commit, CommitError, OnConflict, read_head
 from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.contents import Selection
@@ -18,7 +17,7 @@ from llava_av.datasets.repairing import repair
 from llava_av.datasets.verification import verify_commits
 from llava_av.storage import ObjectStore
 from llava_av.workflows.collect_garbage import delete_garbage
-from tests.integration.commits.folders import commit, make, tree
+from tests.integration.commits.folders import commit, copied, make, media
 
 pytestmark = pytest.mark.integration
 
@@ -37,18 +36,14 @@ def blobs(store: ObjectStore) -> set[str]:
     return {info.key for info in store.list("blobs/")}
 
 
-def media(root: Path) -> dict[str, bytes]:
-    return {path: data for path, data in tree(root).items() if path.startswith("clips/")}
-
-
 def test_many_small_files_are_one_blob(store: ObjectStore, tmp_path: Path) -> None:
     splits = make(tmp_path / "in", 100)
     first = commit(store, tmp_path / "in", splits)
     assert (first.uploaded_files, first.unchanged) == (102, False)
     # A pack, the samples of two splits, and the list of files.
     assert len(blobs(store)) == 4
-    assert media(checkout(store, first, tmp_path / "out")) == media(tmp_path / "in")
-    part = checkout(store, first, tmp_path / "part", ["held_out"])
+    assert media(copied(store, first, tmp_path / "out")) == media(tmp_path / "in")
+    part = copied(store, first, tmp_path / "part", "held_out")
     assert set(media(part)) == {"clips/98.mp4", "clips/99.mp4"}
     only = Selection(samples=frozenset({"s0050"}))
     assert extract(store, first, tmp_path / "one", only).downloaded == 1
@@ -79,7 +74,7 @@ def test_a_change_keeps_the_pack_of_the_other_files(store: ObjectStore, tmp_path
     assert {place.pack for place in after.values()} == {place.pack for place in before.values()}
     for number, made in enumerate((first, second)):
         assert verify_commits(store, [made]).damaged == ()
-        copy = checkout(store, made, tmp_path / str(number))
+        copy = copied(store, made, tmp_path / str(number))
         assert (copy / "clips/7.mp4").read_bytes() != b"another" or made == second
     assert media(tmp_path / "1") == media(tmp_path / "in")
     delete_garbage(store, safety_age=NOW)
@@ -121,10 +116,10 @@ def test_damaged_packs_are_found_and_repaired(store: ObjectStore, tmp_path: Path
     assert [blob.samples[0].rpartition(":")[2] for blob in bad] == ["s0042"]
     assert (len(found.damaged) == 1) == (damage == "one byte")
     with pytest.raises(CommitError, match=r"clips/\d+\.mp4 is (lost|damaged): .* data verify.* --repair"):
-        checkout(store, made, tmp_path / "out")
+        copied(store, made, tmp_path / "out")
     assert len(repair(store, [made], found.damaged, root)) == len(found.damaged)
     assert verify_commits(store, [made]).damaged == ()
-    assert media(checkout(store, made, tmp_path / "out")) == media(root)
+    assert media(copied(store, made, tmp_path / "out")) == media(root)
     if damage != "placement":
         assert store.get_bytes(pack) == intact
 
@@ -145,7 +140,7 @@ def test_a_commit_on_a_damaged_placement_sends_its_files_again(store: ObjectStor
     (tmp_path / "in/clips/7.mp4").write_bytes(b"another")
     second = commit(store, tmp_path / "in", make(tmp_path / "in", 101))
     assert verify_commits(store, [second]).damaged == ()
-    assert media(checkout(store, second, tmp_path / "out")) == media(tmp_path / "in")
+    assert media(copied(store, second, tmp_path / "out")) == media(tmp_path / "in")
 
 
 @pytest.mark.parametrize("on_conflict", ["rebase", "force"])
@@ -161,7 +156,7 @@ def test_the_files_of_two_writers_keep_their_places(
     made = commit_dataset(store, "d", tmp_path / "own", own, (), head=head, on_conflict=on_conflict)
     assert (made.parent, len(made.reader(store).files.ranges)) == (newer.id, 1)
     assert verify_commits(store, [made]).damaged == ()
-    copy = media(checkout(store, made, tmp_path / "out"))
+    copy = media(copied(store, made, tmp_path / "out"))
     assert (copy["clips/3.mp4"] == b"theirs") == (on_conflict == "rebase")
     assert len(places(store, made)) == (199 if on_conflict == "rebase" else 200)
 

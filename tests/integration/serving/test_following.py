@@ -140,6 +140,7 @@ def test_a_new_champion_takes_over_without_a_failed_request_and_a_damaged_one_is
     with caplog.at_level(logging.ERROR):
         give(mlflow_store, name, third)
         wait_until(lambda: f"models:/{name}/3 is refused" in caplog.text, 60)
+    wait_until(lambda: [one.name for one in models.iterdir()] == [second.checkpoint_digest], 30)
     answered = len(application.versions)
     wait_until(lambda: len(application.versions) > answered + 2, 30)
 

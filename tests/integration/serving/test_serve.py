@@ -203,6 +203,10 @@ def large_image(folder: Path) -> Path:
     return write_image(folder / "large.png", image(size=400), "png")
 
 
+def small_image(folder: Path) -> Path:
+    return write_image(folder / "small.png", image(size=40), "png")
+
+
 def short_click(folder: Path) -> Path:
     return write_audio(folder / "click.wav", click(0.5)[None], 16_000, "pcm_s16le")
 
@@ -231,8 +235,10 @@ def text_file(folder: Path) -> Path:
         (text_file, "video_url", "not a readable media file"),
         (lambda folder: write_grey_clip(folder / "mute.mp4"), "audio_url", "no audio track"),
         (large_image, "video_url", "pixels"),
-        (short_click, "image_url", "no image: send an image file"),
-        (short_click, "video_url", "no video track: send a video file"),
+        (short_click, "image_url", "audio without video, but is sent as image: send it as audio_url"),
+        (short_click, "video_url", "audio without video, but is sent as video: send it as audio_url"),
+        (lambda folder: write_grey_clip(folder / "a.mp4"), "image_url", "is a video.*send it as video_url"),
+        (small_image, "video_url", "is a still image, but is sent as video: send it as image_url"),
     ],
 )
 def test_forged_damaged_and_large_media_are_refused_by_name(client, tmp_path, make, kind, says):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llava_av.cli.data import show
-from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.committing import commit_dataset
+from llava_av.datasets.contents import read_samples
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import SplitError
@@ -34,10 +34,9 @@ def _rewrite(folder: Path, **more: object) -> list[dict]:
 def test_kinds_and_choices_of_a_folder_are_kept(store: ObjectStore, clips: Path, tmp_path: Path) -> None:
     _rewrite(clips, kind="scene_x", choices=["grey", "red"])
     commit = commit_folder(store, clips, "", DataRecipe(held_out_share=0.5))
-    folder = checkout(store, commit, tmp_path / "copy")
-    samples = [*read_split(folder, "train"), *read_split(folder, "held_out")]
-    assert {(sample.kind, sample.choices) for sample in samples} == {("scene_x", ("grey", "red"))}
-    assert len({sample.video for sample in read_split(folder, "held_out")}) == 1
+    train, held_out = (read_samples(commit.reader(store), split) for split in ("train", "held_out"))
+    assert {(one.kind, one.choices) for one in (*train, *held_out)} == {("scene_x", ("grey", "red"))}
+    assert len({one.video for one in held_out}) == 1
     with pytest.raises(DatasetError, match="demonstration"):
         commit_folder(store, clips, "demo-2x1-seed0", DataRecipe())
 
@@ -91,9 +90,9 @@ def test_split_of_the_lines_themselves_wins_and_is_no_part_of_the_commit(
     stated = [line | {"split": "test" if line["video"] == "b.mp4" else "train"} for line in lines]
     (clips / "conversations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in stated))
     commit = commit_folder(store, clips, "", DataRecipe())
-    folder = checkout(store, commit, tmp_path / "copy")
-    assert [sample.id for sample in read_split(folder, "held_out")] == ["sample-2", "sample-3"]
-    assert "split" not in (folder / "train.jsonl").read_text()
+    held_out, train = (read_samples(commit.reader(store), split) for split in ("held_out", "train"))
+    assert [sample.id for sample in held_out] == ["sample-2", "sample-3"]
+    assert {sample.split for sample in train} == {None}
     stated[0]["split"] = "held_out"
     (clips / "conversations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in stated))
     with pytest.raises(SplitError, match=r"'sample-1' with split train and sample 'sample-0' .*a\.mp4"):
@@ -113,8 +112,8 @@ def test_existing_commits_keep_their_split_and_moves_are_told(
     assert new.parent == old.id
     assert "moved to held_out" in caplog.text
     caplog.clear()
-    kept = checkout(store, find_commit(store, f"my-clips@{old.id}"), tmp_path / "old")
-    assert [sample.id for sample in read_split(kept, "held_out")] == ["sample-1", "sample-3"]
+    kept = find_commit(store, f"my-clips@{old.id}").reader(store)
+    assert [sample.id for sample in read_samples(kept, "held_out")] == ["sample-1", "sample-3"]
     assert commit_folder(store, clips, "", data).unchanged
     assert "moved" not in caplog.text
 

@@ -15,6 +15,7 @@ class BrokenSource:
 
     def __init__(self) -> None:
         self.loads = 0
+        self.discarded: list[str] = []
         self.version = 2
         self._checks = 0
         self.checked = threading.Event()
@@ -31,6 +32,9 @@ class BrokenSource:
         self.loads += 1
         raise RuntimeError(f"out of memory: {address}")
 
+    def discard(self, address: str) -> None:
+        self.discarded.append(address)
+
 
 def test_a_version_that_fails_to_load_is_tried_once(caplog):
     source, current = BrokenSource(), cast("CurrentModel", object())
@@ -39,5 +43,6 @@ def test_a_version_that_fails_to_load_is_tried_once(caplog):
         assert source.checked.wait(30)
         follower.close()
     assert source.loads == 2
+    assert source.discarded == ["models:/name/2", "models:/name/3"]
     assert "models:/name/2 is refused: out of memory" in caplog.text
     assert "models:/name/3 is refused" in caplog.text

@@ -325,10 +325,10 @@ class EndedEngine(SilentEngine):
 
 def test_probes_and_requests_tell_that_the_engine_has_ended(monkeypatch, current):
     monkeypatch.setattr(current.model, "engine", EndedEngine())
-    probes = [{"method": "GET", "url": url} for url in ("/healthz", "/readyz")]
+    probes = [{"method": one, "url": url} for one in ("GET", "HEAD") for url in ("/healthz", "/readyz")]
     asked, *probed = call(current, {"json": ASKED}, *probes)
     assert error(asked) == (500, "engine_failed")
-    assert [probe.status_code for probe in probed] == [503, 503]
+    assert [probe.status_code for probe in probed] == [503] * 4
 
 
 def test_media_of_a_modality_that_the_model_lacks_have_a_code_of_their_own(tmp_path):
