@@ -58,6 +58,9 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 
 def _read_keys(file: Path) -> list[bytes]:
+    # reading a pipe blocks, and it cannot be read again
+    if file.exists() and not file.is_file():
+        raise UserError(f"--api-keys {file} is a folder or a special file: give a text file")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

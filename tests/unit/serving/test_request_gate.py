@@ -275,6 +275,8 @@ def test_a_file_without_good_keys_is_refused(tmp_path, text, says):
         file.write_text(text)
     with pytest.raises(UserError, match=says):
         ApiKeys(file)
+    with pytest.raises(UserError, match="is a folder or a special file"):
+        ApiKeys(Path("/dev/null"))
 
 
 def test_keys_are_lines_of_a_file(tmp_path):
