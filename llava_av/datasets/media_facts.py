@@ -102,7 +102,7 @@ def write_facts(
 
 
 def _found(digests: Iterable[str], facts: Mapping[str, MediaInfo]) -> dict[str, MediaInfo]:
-    """Return the properties of files as far as they are known; a look-up of millions of files is slow."""
+    """Return the properties of files as far as they are known, each looked up once."""
     found = ((digest, facts.get(digest)) for digest in digests)
     return {digest: info for digest, info in found if info is not None}
 
