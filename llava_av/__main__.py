@@ -1,6 +1,6 @@
 """`python -m llava_av` is `llava-av`."""
 
-from llava_av.cli import main
+from llava_av.cli import run_and_exit
 
 if __name__ == "__main__":
-    main()
+    run_and_exit()

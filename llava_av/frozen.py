@@ -9,7 +9,8 @@ class FrozenModel(BaseModel):
     """Immutable data that refuses unknown fields; the string below a field documents it.
 
     A subclass changes single settings, for example `model_config = ConfigDict(extra="ignore")` for data that
-    other versions write.
+    other versions write. Its validator is built when it is first used, because a command imports more models
+    than it uses.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -14,6 +14,6 @@ commands share `options.py` (common options), `session.py` (servers and signals 
 prints their result. `doctor_checks.py` holds the checks of `doctor`, and `version.py` the version.
 """
 
-from llava_av.cli.app import main
+from llava_av.cli.app import main, run_and_exit
 
-__all__ = ["main"]
+__all__ = ["main", "run_and_exit"]

@@ -1,7 +1,9 @@
 """Application `llava-av`: all commands, global options and error handling."""
 
+import contextlib
 import io
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -28,11 +30,11 @@ from llava_av.cli import (
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.logs import FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, configure_logging, log_error
-from llava_av.processes import set_variables
+from llava_av.processes import exit_without_teardown, set_variables
 from llava_av.redaction import redact_output
 from llava_av.workflows.runtime.workspace import quiet_libraries
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run_and_exit"]
 
 _START, _INPUTS, _STEPS, _MODELS, _PLATFORM = (
     "Start",
@@ -97,6 +99,21 @@ def main() -> None:
             raise
         log_error(line, error)
         sys.exit(1)
+
+
+def run_and_exit() -> NoReturn:
+    """Run the command line and end the process without freeing each object (`exit_without_teardown`)."""
+    code: int | str | None = None
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    if not isinstance(code, str):
+        # The reader of a pipe may have ended.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            exit_without_teardown(code or 0)
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,6 +4,7 @@ The commands about versions of a dataset are in `data_history`, `data_copies`, `
 `data_export`, `data_list`, `data_statistics`, `data_view` and `data_derive`.
 """
 
+import gc
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,13 @@ _LOG = logging.getLogger(__name__)
 app = typer.Typer(
     help="Convert files to datasets, commit datasets to S3, and show them.", no_args_is_help=True
 )
+_OBJECTS_PER_COLLECTION = 50_000
+
+
+@app.callback()
+def _collect_rarely() -> None:
+    # Tables of files and samples have no reference cycles; looking for some took a tenth of a commit.
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
 
 
 @app.command()

@@ -32,14 +32,13 @@ def commit_source(
     from llava_av.cli.session import session
     from llava_av.processes.allocator import return_large_blocks
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.ingest.launching import run_ingest
     from llava_av.workflows.runtime.author import author
 
     workspace = Workspace(folder=output_dir.absolute())
     if target.profile is not None:
         # Pods know neither git's user nor the user of this machine.
         named = request.model_copy(update={"author": request.author or author()})
-        return run_ingest(workspace, named, target, processes)
+        return _run_job(workspace, named, target, processes)
     cache_file = None if request.again else workspace.file_cache
     return_large_blocks()
     with session(output_dir, need_mlflow=False, resumes=True), console_progress():
@@ -49,4 +48,12 @@ def commit_source(
             return request.commit(store, cache_file)
         source = request.source if request.is_remote else str(Path(request.source).absolute())
         shared = {"source": source, "cache_file": "" if cache_file is None else str(cache_file)}
-        return run_ingest(workspace, request.model_copy(update=shared), target, processes)
+        return _run_job(workspace, request.model_copy(update=shared), target, processes)
+
+
+def _run_job(
+    workspace: Workspace, request: "CommitRequest", target: "JobTarget", processes: int
+) -> "CommitSummary":
+    from llava_av.workflows.ingest.launching import run_ingest
+
+    return run_ingest(workspace, request, target, processes)

@@ -3,17 +3,20 @@
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING
 
 from llava_av.errors import printable
 from llava_av.processes import PROGRESS_VARIABLE, ProgressEvent, follow_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 __all__ = [
     "console_progress",
@@ -28,8 +31,10 @@ _LINE_EVERY_S = 10.0
 _UNWRAPPED = 10_000
 
 
-def result_console() -> Console:
+def result_console() -> "Console":
     """Return a console of standard output that does not wrap lines, such as IDs, in a pipe or file."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_UNWRAPPED)
 
@@ -41,6 +46,8 @@ def print_json(value: object) -> None:
 
 def print_rows(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a table with one line per row, which is neither cut nor wrapped, so that IDs can be copied."""
+    from rich.cells import cell_len, set_cell_size
+
     table = [list(columns), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     for cells in table:
@@ -56,13 +63,29 @@ def print_values(values: Mapping[str, str]) -> None:
             print(printable(f"{name:<{width}}  {value}"))
 
 
+def show_progress(console: "Console") -> contextlib.AbstractContextManager[None]:
+    """Show the progress that child processes report in the file LLAVA_AV_PROGRESS during a block."""
+    if console.is_terminal:
+        return _showing(partial(_show_bars, console))
+    plain = partial(console.print, emoji=False, highlight=False, markup=False, soft_wrap=True)
+    return _showing(partial(_show_lines, plain))
+
+
+def console_progress() -> contextlib.AbstractContextManager[None]:
+    """Show progress on standard error, for commands that print results."""
+    if not sys.stderr.isatty():
+        return _showing(partial(_show_lines, partial(print, file=sys.stderr, flush=True)))
+    from rich.console import Console
+
+    return show_progress(Console(stderr=True))
+
+
 @contextlib.contextmanager
-def show_progress(console: Console) -> Iterator[None]:
-    """Show the progress that child processes report in the file LLAVA_AV_PROGRESS during the block."""
+def _showing(show: Callable[[Path, threading.Event], None]) -> Iterator[None]:
+    """Call a function that follows the file with the progress, in a thread, until the block ends."""
     stop = threading.Event()
     path = Path(os.environ[PROGRESS_VARIABLE])
-    show = _show_bars if console.is_terminal else _show_lines
-    thread = threading.Thread(target=show, args=(console, path, stop), name="progress", daemon=True)
+    thread = threading.Thread(target=show, args=(path, stop), name="progress", daemon=True)
     thread.start()
     try:
         yield
@@ -71,12 +94,9 @@ def show_progress(console: Console) -> Iterator[None]:
         thread.join()
 
 
-def console_progress() -> contextlib.AbstractContextManager[None]:
-    """Show progress on standard error, for commands that print results."""
-    return show_progress(Console(stderr=True))
+def _show_bars(console: "Console", path: Path, stop: threading.Event) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-
-def _show_bars(console: Console, path: Path, stop: threading.Event) -> None:
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),
@@ -95,7 +115,7 @@ def _show_bars(console: Console, path: Path, stop: threading.Event) -> None:
                 progress.update(tasks[event.step], completed=event.done, total=event.total)
 
 
-def _show_lines(console: Console, path: Path, stop: threading.Event) -> None:
+def _show_lines(write: Callable[[str], object], path: Path, stop: threading.Event) -> None:
     """Print a line when a step starts or ends or enters a phase, and every few seconds in between."""
     started: dict[str, float] = {}
     last_line = 0.0
@@ -105,8 +125,7 @@ def _show_lines(console: Console, path: Path, stop: threading.Event) -> None:
         started.setdefault(event.step, now)
         if is_phase or event.note == "done" or now - last_line >= _LINE_EVERY_S:
             last_line = now
-            line = _line(event, now - started[event.step])
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            write(_line(event, now - started[event.step]))
 
 
 def _line(event: ProgressEvent, seconds: float) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llava_av.datasets.commit_names import full_id, no_dataset
 from llava_av.datasets.file_cache import FileCache
@@ -35,6 +35,7 @@ from llava_av.datasets.reading import ContentReader, open_content
 from llava_av.datasets.rebase import rebase
 from llava_av.datasets.stored_blobs import StoredBlobs
 from llava_av.datasets.uploads import file_range_sources, no_sources, upload_missing
+from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal
 
@@ -119,7 +120,9 @@ def read_head(store: ObjectStore, name: str, known: Head | None = None) -> Head:
     return Head(commit=commit or read_commit(store, name, ref.commit), etag=etag)
 
 
-class _Ref(BaseModel):
+class _Ref(FrozenModel):
+    model_config = ConfigDict(extra="ignore")
+
     commit: str
 
 

@@ -50,7 +50,6 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = r"^[0-9a-f]{64}$"
-_UNUSUAL = re.compile(r"\.\.|//|/\.|\0")
 
 
 class CommitError(UserError):
@@ -242,7 +241,9 @@ def safe_path(path: str) -> str:
     Raises:
         ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`).
     """
-    if path[:1] not in ("", "/", ".") and path[-1] != "/" and not _UNUSUAL.search(path):
+    # There may be millions of paths, and a regular expression takes twice the time.
+    is_usual = path[:1] not in ("", "/", ".") and path[-1] != "/"
+    if is_usual and not (".." in path or "//" in path or "/." in path or "\0" in path):
         return path
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in path:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llava_av.datasets.commits import Commit, read_commit
 from llava_av.datasets.manifest import CommitError, FileRange, Manifest
@@ -38,7 +38,7 @@ __all__ = [
 RangeFacts = Callable[[FileRange], Mapping[str, MediaInfo]]
 """Function that returns the properties of the files of a range, by the digest of their content."""
 
-_FACTS = TypeAdapter(dict[str, MediaInfo])
+_FACTS = TypeAdapter(dict[str, MediaInfo], config=ConfigDict(defer_build=True))
 _PENDING = ".pending"
 
 
@@ -81,8 +81,8 @@ def write_facts(
     """
     manifest = commit.manifest
     if not isinstance(manifest, Manifest):
-        digests = {entry.sha256 for entry in manifest.media.values()}
-        _write(store, commit.name, commit.id, digests, facts, pending)
+        found = _found({entry.sha256 for entry in manifest.media.values()}, facts)
+        _write(store, commit.name, commit.id, found, pending)
         return
     stored = _stored_keys(store, commit.name)
     files = commit.reader(store).files
@@ -92,11 +92,19 @@ def write_facts(
         if key in stored:
             continue
         digests = {row.sha256 for row in files.load(one)}
-        if not inherited and not all(digest in known for digest in digests):
+        found = _found(digests, known)
+        if not inherited and len(found) < len(digests):
             known, inherited = {**_of_parent(store, commit), **facts}, True
             unchecked = pending | _pending_of_parent(store, commit)
-        if all(digest in known for digest in digests):
-            _write(store, commit.name, one.sha256, digests, known, unchecked)
+            found = _found(digests, known)
+        if len(found) == len(digests):
+            _write(store, commit.name, one.sha256, found, unchecked)
+
+
+def _found(digests: Iterable[str], facts: Mapping[str, MediaInfo]) -> dict[str, MediaInfo]:
+    """Return the properties of files as far as they are known, each looked up once."""
+    found = ((digest, facts.get(digest)) for digest in digests)
+    return {digest: info for digest, info in found if info is not None}
 
 
 def write_range_facts(
@@ -107,23 +115,24 @@ def write_range_facts(
     pending: AbstractSet[str],
 ) -> None:
     """Write the properties of all files of a range of a dataset; arguments as for `write_facts`."""
-    _write(store, dataset, one.sha256, facts, facts, pending)
+    _write(store, dataset, one.sha256, facts, pending)
 
 
 def _write(
     store: ObjectStore,
     dataset: str,
     name: str,
-    digests: Iterable[str],
     facts: Mapping[str, MediaInfo],
     pending: AbstractSet[str],
 ) -> None:
-    own = sorted(digests)
-    if unchecked := [digest for digest in own if digest in pending]:
+    own = sorted(facts)
+    if pending and (unchecked := [digest for digest in own if digest in pending]):
         # Written first, because a range whose properties are stored is not written again.
         store.put_json(_key(dataset, name, _PENDING), {"pending": unchecked})
-    # One line for each file: the encoder is several times as fast as with indented values.
-    lines = [f' "{digest}": {json.dumps(vars(facts[digest]))}' for digest in own if digest in facts]
+    # One line for each file, and one text for files that share an object: the encoder is slow.
+    distinct = {id(info): info for info in facts.values()}
+    texts = {number: json.dumps(vars(info)) for number, info in distinct.items()}
+    lines = [f' "{digest}": {texts[id(facts[digest])]}' for digest in own]
     key = _key(dataset, name)
     text = ",\n".join(lines)
     store.put_sealed(key, f"{{\n{text}\n}}\n".encode())

@@ -9,6 +9,7 @@ canonical JSON Lines. It is stored without compression, because its digest, on w
 depends, must not depend on the version of a library.
 """
 
+import functools
 import hashlib
 import json
 import operator
@@ -164,7 +165,13 @@ def files_in_memory(rows: Sequence[FileRow]) -> Listing[FileRange, FileRow]:
     """Return the listing of files that are sorted by path."""
     ranges = tuple(found for found, _ in cut_files(rows))
     parts = _slices(ranges)
-    return Listing(ranges=ranges, load=lambda one: rows[parts[one.first]])
+
+    # The steps of a commit load the same few ranges, whose rows may be computed.
+    @functools.lru_cache(maxsize=1)
+    def load(first: str) -> Sequence[FileRow]:
+        return rows[parts[first]]
+
+    return Listing(ranges=ranges, load=lambda one: load(one.first))
 
 
 def samples_in_memory(lines: Sequence[SampleLine]) -> Listing[SampleRange, SampleLine]:

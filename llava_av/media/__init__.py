@@ -8,12 +8,14 @@ Video and audio: `container` opens a file and inspects it; `unsupported_formats`
 `seeking` finds frames by their times, `orientation` turns frames upright, `decord_frames` is the second
 decoder, `audio_pieces` decodes audio to mono, `audio_assembly` puts its pieces on the file's clock and
 `audio_resampling` converts them to one rate.
-`audio_length` predicts the result from the headers. `check` decodes a whole file to find damage, or
-reads only its headers, and compares its size with `stated_size`. `encode` writes MP4 and JPEG files.
+`audio_length` predicts the result from the headers. `encode` writes MP4 and JPEG files.
 
 Images: `image_formats` identifies a format by its first bytes, `image_limits` refuses what is too large or
 incomplete, `image_decoding` opens and decodes, `image_frames` yields the frames of animations with their
 times, `image_scaling` resizes, and `image` is the interface that reads an image at a wanted size.
+
+`check` decodes a whole file to find damage, or reads only its headers; `track_checks` does so for video and
+audio, and compares the size of the file with `stated_size`.
 
 This package imports nothing here, because decoders are slow to load and not every command needs them.
 """

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL.ImageFile import ImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from llava_av.media.clip import ImageArray
 from llava_av.media.image_decoding import (
@@ -96,7 +95,8 @@ def _upright_frame(image: ImageFile) -> ImageArray:
 
 def _delays(image: ImageFile) -> Iterator[float]:
     """Yield the duration of each frame in seconds, while it is the image's current frame."""
-    first = int(isinstance(image, PngImageFile) and bool(image.default_image))
+    # Only a PNG may have an image that is no frame.
+    first = int(getattr(image, "default_image", False))
     for number in range(first, getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()

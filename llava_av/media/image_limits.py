@@ -7,12 +7,14 @@ a file shows that something is missing.
 import io
 import mmap
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from pi_heif.as_plugin import HeifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
 from llava_av.media.info import MediaError
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import TiffImageFile
 
 __all__ = ["is_animation", "pixel_limit", "require_usable"]
 
@@ -50,10 +52,10 @@ def require_usable(path: Path, name: str, image: ImageFile) -> None:
         EOFError: Part of the file is missing.
     """
     _require_size(path, name, image)
-    if isinstance(image, TiffImageFile):
-        _require_plain_tiff(path, image)
+    if name == "TIFF":
+        _require_plain_tiff(path, cast("TiffImageFile", image))
     # Without the main image, libheif returns another one, such as a tile.
-    if isinstance(image, HeifImageFile) and not image.info.get("primary"):
+    if name == "HEIC" and not image.info.get("primary"):
         raise EOFError("its main image is missing")
     if name == "GIF":
         _require_whole_gif(path)
@@ -76,7 +78,7 @@ def _require_size(path: Path, name: str, image: ImageFile) -> None:
         raise MediaError(path, f"{size} in {frames} frames, more than the limit of {most}; scale it down")
 
 
-def _require_plain_tiff(path: Path, image: TiffImageFile) -> None:
+def _require_plain_tiff(path: Path, image: "TiffImageFile") -> None:
     if int(image.tag_v2.get(_REDUCED_TAG, 0)) & 1 or _DNG_TAG in image.tag_v2:
         raise MediaError(path, "is a camera's raw file with only a small readable preview; export it as JPEG")
     width, height = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_TAGS)

@@ -34,7 +34,8 @@ Options = Annotated[dict[str, object], AfterValidator(_finite)]
 class Section(FrozenModel):
     """A part of a recipe, which also accepts the names that its fields had in an earlier version."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    # The reference of the recipe shows the strings below the fields.
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
 
     section: ClassVar[str] = ""
     """Name of the recipe's field that holds the section; empty for deeper sections and for the recipe

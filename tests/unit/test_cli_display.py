@@ -129,14 +129,11 @@ def test_question_to_ask_is_about_a_clip_that_is_there(tmp_path: Path) -> None:
     data.mkdir(parents=True)
     (data / "a b.mp4").touch()
     turns = [{"from": "human", "value": "<video>\nWho's there?"}, {"from": "gpt", "value": "a bird"}]
-    (data / "unfit.mp4").touch()
-    names = ("gone.mp4", "unfit.mp4", "a b.mp4")
+    names = ("gone.mp4", "a b.mp4")
     samples = [{"id": name, "conversations": turns, "video": [name]} for name in names]
-    (data / "held_out.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    (data / "conversations.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     console, text = _console()
-    summary = _summary(True, [])
-    summary["quarantined"] = [{"file": "sample unfit.mp4 of held_out", "reason": "too short"}]
-    show_outcome(console, _workspace(tmp_path, summary))
+    show_outcome(console, _workspace(tmp_path, _summary(True, [])))
     asked = shlex.split(text.getvalue().splitlines()[-1])
     assert asked[-3:] == ["--video", str(data / "a b.mp4"), "Who's there?"]
 

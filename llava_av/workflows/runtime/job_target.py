@@ -1,4 +1,7 @@
-"""Job targets: where the job of a step runs, on this machine or on a cluster, and how to run it there."""
+"""Job targets: where the job of a step runs, on this machine or on a cluster, and how to run it there.
+
+Launchers are loaded when a job starts: most commands of `data` run none.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,24 +11,13 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from llava_av.documents import parse_json_object
-from llava_av.launch import (
-    PIPELINE_LABEL,
-    WORK_FOLDER,
-    JobProfile,
-    JobSpec,
-    KubernetesLauncher,
-    Launcher,
-    LaunchError,
-    LocalLauncher,
-    is_pinned,
-    load_profile,
-)
 from llava_av.logs import relay_line
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.failures import pipeline_run
 from llava_av.workflows.runtime.workspace import Workspace
 
 if TYPE_CHECKING:
+    from llava_av.launch import JobProfile, JobSpec, Launcher
     from llava_av.runs import Run
 
 __all__ = [
@@ -45,7 +37,7 @@ class JobTarget:
 
     launcher: str
     """`local` or `kubernetes`."""
-    profile: JobProfile | None
+    profile: "JobProfile | None"
     """Resources and image of jobs on a cluster; None on this machine."""
 
     def to_text(self) -> str:
@@ -55,6 +47,8 @@ class JobTarget:
         A tag may point to another image next time: if the image is not pinned by digest, the text includes
         the pipeline run's ID to make it unique.
         """
+        from llava_av.launch import is_pinned
+
         store = ObjectStore.from_env()
         parts: dict[str, JsonValue] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
         if self.profile is not None:
@@ -66,6 +60,8 @@ class JobTarget:
     @classmethod
     def from_text(cls, text: str) -> "JobTarget":
         """Parse the result of `to_text`."""
+        from llava_av.launch import JobProfile
+
         parts = json.loads(text)
         profile = JobProfile.model_validate(parts["profile"]) if "profile" in parts else None
         return cls(launcher=parts["launcher"], profile=profile)
@@ -99,6 +95,8 @@ def run_job(
     Raises:
         LaunchError: The job failed; the message includes the job's own error.
     """
+    from llava_av.launch import WORK_FOLDER, JobSpec
+
     work = str(workspace.work) if target.launcher == "local" else WORK_FOLDER
     spec = JobSpec(
         name=name,
@@ -111,7 +109,7 @@ def run_job(
 
 
 def launch_job(
-    workspace: Workspace, spec: JobSpec, target: JobTarget, *, on_line: Callable[[str], None]
+    workspace: Workspace, spec: "JobSpec", target: JobTarget, *, on_line: Callable[[str], None]
 ) -> None:
     """Run a job until it ends.
 
@@ -124,6 +122,8 @@ def launch_job(
     Raises:
         LaunchError: The job failed; the message includes the job's own error.
     """
+    from llava_av.launch import PIPELINE_LABEL, KubernetesLauncher, LocalLauncher
+
     owner = pipeline_run()
     labels = {PIPELINE_LABEL: owner} if owner else {}
     if target.profile is None:
@@ -148,6 +148,8 @@ def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, object
     """
     if launcher == LOCAL_TARGET.launcher:
         return LOCAL_TARGET
+    from llava_av.launch import LaunchError, load_profile
+
     if launcher != _CLUSTER:
         raise LaunchError(f"unknown launcher {launcher!r}: use {LOCAL_TARGET.launcher} or {_CLUSTER}")
     return JobTarget(launcher=launcher, profile=load_profile(profile, changes))
@@ -168,7 +170,7 @@ def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, object]:
     return {**{name: value for name, value in given.items() if value}, **parse_json_object(job, what="job")}
 
 
-def processes_for(profile: JobProfile | None) -> dict[str, int]:
+def processes_for(profile: "JobProfile | None") -> dict[str, int]:
     """Return the recipe overrides that a profile requires: one training process per GPU, if it has GPUs."""
     gpus = profile.nodes * profile.gpus_per_node if profile is not None else 0
     return {"training.num_processes": gpus} if gpus else {}

@@ -25,6 +25,8 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # There are none, but pydantic would look for them in the metadata of every installed package.
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
     # transformers imports torchao if it is installed, and torch warns about what torchao does.
     "TORCH_LOGS": "-torch.utils._pytree",
 }
@@ -77,7 +79,7 @@ class Workspace:
 
 
 def quiet_libraries() -> None:
-    """Disable telemetry and output of libraries, in this process and its children.
+    """Disable telemetry, output and plugins of libraries, in this process and its children.
 
     Libraries read these variables when they are imported. Pillow warns about images that it can read; an
     unreadable image is an error.

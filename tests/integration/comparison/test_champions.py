@@ -13,6 +13,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from llava_av import launch
 from llava_av.inference.model_source import local_model_folder
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
@@ -27,7 +28,6 @@ from llava_av.workflows.model_card import read_model_card
 from llava_av.workflows.promote import promote_step, run_of_version
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import reproduce_step
-from llava_av.workflows.runtime import job_target
 from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.version_history import version_history
 from tests.forked_group import ForkedLauncher, ForkServer
@@ -102,7 +102,7 @@ def test_a_task_is_judged_once_it_was_evaluated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "llava_av")
-    monkeypatch.setattr(job_target, "LocalLauncher", partial(ForkedLauncher, forks))
+    monkeypatch.setattr(launch, "LocalLauncher", partial(ForkedLauncher, forks))
     workspace, gate = Workspace(folder=tmp_path / "out"), tmp_path / "own.yaml"
     rule = {"metric": "accuracy.av.joint", "task": "daily-omni"}
     rules = [{**rule, "at_least": 0.0}, {**rule, "over": "champion", "at_least": 0.0}]

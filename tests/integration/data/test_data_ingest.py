@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from llava_av import launch
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.ingest_results import INGESTS
 from llava_av.launch import LaunchError
@@ -20,7 +21,6 @@ from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.workflows.ingest.launching import ingest_spec, run_ingest
 from llava_av.workflows.ingest.request import CommitRequest
-from llava_av.workflows.runtime import job_target
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.dataset_folders import (
@@ -41,7 +41,7 @@ IMAGES = 8
 
 @pytest.fixture
 def _forked(forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_target, "LocalLauncher", partial(ForkedLauncher, forks))
+    monkeypatch.setattr(launch, "LocalLauncher", partial(ForkedLauncher, forks))
 
 
 @pytest.fixture
