@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from llava_av import launch
 from llava_av.checkpoints import AdapterBase, CheckpointError, read_manifest, stored_adapter_base
 from llava_av.cli.app import app
 from llava_av.datasets.commits import read_commit
@@ -22,7 +23,7 @@ from llava_av.tracking.connection import mlflow_client
 from llava_av.workflows.compare_models import compare_models_step
 from llava_av.workflows.evaluate_task import evaluate_task_step
 from llava_av.workflows.find_model import find_model
-from llava_av.workflows.runtime import job_target as jobs
+from llava_av.workflows.runtime.job_target import resolve_job_target
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.media_samples import click, write_grey_clip
 
@@ -132,8 +133,8 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
         def run(self, spec: JobSpec, **_: object) -> None:
             raise _Rendered(build_job(spec, self._profile))
 
-    monkeypatch.setattr(jobs, "KubernetesLauncher", RecordingLauncher)
-    target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
+    monkeypatch.setattr(launch, "KubernetesLauncher", RecordingLauncher)
+    target = resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(
             Workspace(folder=tmp_path / "out"),
