@@ -10,7 +10,7 @@ class FrozenModel(BaseModel):
 
     A subclass changes single settings, for example `model_config = ConfigDict(extra="ignore")` for data that
     other versions write. Its validator is built when it is first used, because a command imports more models
-    than it uses.
+    than it uses. Versions of pydantic before 2.14.3 may build it wrongly in several threads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

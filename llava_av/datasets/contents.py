@@ -1,4 +1,4 @@
-"""Samples and media files of a commit, read from the store without a checkout."""
+"""Samples and media files of a commit, read from the store without a local copy."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet

@@ -43,7 +43,8 @@ class DigestIndex:
         """Add digests of 64 hex digits.
 
         Raises:
-            ValueError: One has another form.
+            ValueError: One has another form; the index must not be used afterwards.
+            StoreError: The local disk cannot be used.
         """
         remaining = iter(digests)
         while batch := [bytes.fromhex(one) for one in islice(remaining, _READ_AT_ONCE)]:
@@ -74,7 +75,7 @@ class DigestIndex:
         """Return the rank of each digest among the distinct ones, and the first place of each rank."""
         import numpy as np
 
-        starts, order = (np.frombuffer(one, f"{one.typecode}") for one in self._in_order())
+        starts, order = (np.frombuffer(one, one.typecode) for one in self._in_order())
         is_new = np.ones(len(self), np.bool_)
         alike = np.flatnonzero(starts[1:] == starts[:-1])
         is_new[alike + 1] = self._differ(order, alike)

@@ -239,7 +239,8 @@ def safe_path(path: str) -> str:
     """Normalize a relative path.
 
     Raises:
-        ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`).
+        ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`, as
+            files of earlier versions do).
     """
     # There may be millions of paths, and a regular expression takes twice the time.
     is_usual = path[:1] not in ("", "/", ".") and path[-1] != "/"

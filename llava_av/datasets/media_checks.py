@@ -115,7 +115,8 @@ class MediaChecks:
         """Take over facts of another cache; results of decoding are saved like those of this object."""
         self.cache.copy(facts)
         digests = (key.rpartition(" ")[2] for key in facts)
-        self._new.add(one for one in digests if check_key(_DECODED, one) in facts)
+        with self._lock:
+            self._new.add(one for one in digests if check_key(_DECODED, one) in facts)
 
     def save(self) -> None:
         """Add the results of this object's decoding to those of all machines.

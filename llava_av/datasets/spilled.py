@@ -20,7 +20,7 @@ _IN_MEMORY, _WRITTEN_AT_ONCE = 8 << 20, 1 << 20
 
 
 class SpilledBytes:
-    """Bytes of which only the most recent are in memory; several threads may read them."""
+    """Bytes of which only the most recent are in memory; threads may read them while none appends."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -37,7 +37,8 @@ class SpilledBytes:
         self._recent += content
         self.size += len(content)
         if len(self._recent) > (_IN_MEMORY if self._file is None else _WRITTEN_AT_ONCE):
-            with local_files(Path(tempfile.gettempdir())):
+            # The error of a full disk names the folder of this path.
+            with local_files(Path(tempfile.gettempdir()) / "llava-av"):
                 self._flush()
 
     def _flush(self) -> None:
@@ -52,7 +53,11 @@ class SpilledBytes:
         self._recent = bytearray()
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to `end`."""
+        """Return the bytes from `start` up to, but not including, `end`.
+
+        Raises:
+            OSError: The temporary file cannot be read.
+        """
         if start >= self._written:
             return bytes(self._recent[start - self._written : end - self._written])
         assert self._file is not None

@@ -181,7 +181,7 @@ def media_sources(root: Path, splits: Mapping[str, Sequence[Sample]], cache: Fil
 
 
 def require_free_names(paths: Iterable[str], splits: Iterable[str]) -> None:
-    """Require that no media file has the name of the list of a split.
+    """Require that no media file has the name of the list of a split; all paths are read.
 
     Raises:
         CommitError: A file has such a name.

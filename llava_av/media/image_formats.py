@@ -42,7 +42,7 @@ def image_format(path: Path | str) -> str | None:
 
 
 def open_with_format(path: Path) -> tuple[IO[bytes], str | None]:
-    """Open a file to be read from its start; return it with the result of `image_format`, errors likewise."""
+    """Open a file and return it with its format, for the caller to close; errors as for `image_format`."""
     with contextlib.ExitStack() as opened:
         try:
             require_bytes(path)

@@ -59,8 +59,8 @@ class MediaInfo:
         return self.kind == modality or (self.is_animation and modality == "image")
 
     @property
-    def contents(self) -> str:
-        """Return what the file has, in words that follow "is"."""
+    def description(self) -> str:
+        """Return a noun phrase for messages, such as `a still image`."""
         return {"audio": "audio without video", "image": "a still image", "video": "a video"}[self.kind]
 
 

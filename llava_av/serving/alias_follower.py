@@ -82,6 +82,6 @@ class AliasFollower:
             model.close()
             return
         self._current.replace(model)
-        self._source.discard(self._served)
+        replaced, self._served = self._served, wanted
         _LOG.info("%s answers now, digest %s", wanted, model.identity.digest)
-        self._served = wanted
+        self._source.discard(replaced)

@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import stat
 from pathlib import Path
 
 from llava_av.errors import UserError
@@ -58,10 +59,10 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 
 def _read_keys(file: Path) -> list[bytes]:
-    # reading a pipe blocks, and it cannot be read again
-    if file.exists() and not file.is_file():
-        raise UserError(f"--api-keys {file} is a folder or a special file: give a text file")
     try:
+        # Reading a pipe blocks, and it cannot be read again.
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UserError(f"--api-keys {file} is a folder or a special file: give a text file")
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--api-keys {file} cannot be read: {error}; give a text file") from None

@@ -75,7 +75,7 @@ def _require_within(name: str, path: Path, modality: _Modality, limits: ServingL
         if not found <= most:
             raise MediaError(name, f"has {found:,.10g} {unit}, must be ≤ {most:,.10g}: send a smaller file")
     if not info.serves_as(modality):
-        holds = "has no audio track" if modality == "audio" else f"is {info.contents}"
+        holds = "has no audio track" if modality == "audio" else f"is {info.description}"
         raise MediaError(name, f"{holds}, but is sent as {modality}: send it as {info.kind}_url")
 
 

@@ -72,7 +72,7 @@ class ModelSource:
     def discard(self, address: str) -> None:
         """Delete the fetched files of a version that was replaced or refused.
 
-        A loaded model does not need them. They stay if S3 does not answer.
+        A loaded model does not need them. They stay if the version cannot be looked up.
         """
         with contextlib.suppress(UserError):
             digest = load_version(ObjectStore.from_env(), address).checkpoint_digest

@@ -48,7 +48,7 @@ def test_llava_arrays_are_read_as_they_are(root: Path, name: str) -> None:
     (root / name).write_text(json.dumps(rows, indent=2))
     scan = read_folder(root)
     assert [sample.id for sample in scan.samples] == ["1", "2"]
-    assert scan.files.digests.keys() == {"a.png"}
+    assert scan.files.keys() == {"a.png"}
     found = {bad.file: bad.reason for bad in scan.quarantined}
     assert found["gone.png"] == "no such file (named in entry 3)"
     assert "did you mean 'image'" in found[f"{name} entry 4"]

@@ -62,7 +62,7 @@ def test_a_prompt_and_its_reply_fit_the_positions_exactly_or_are_rejected(parts)
         encode_prompt(processor, turns, Clip(), max_new_tokens=room + 1)
 
 
-def test_audio_without_one_token_is_no_matter_of_length_of_the_prompt(parts):
+def test_too_short_audio_is_not_a_prompt_length_error(parts):
     _, processor = parts
     with pytest.raises(PromptError, match="is too short") as refused:
         encode_prompt(processor, [("human", "What?")], Clip(audios=(waveform(samples=5),)), max_new_tokens=1)

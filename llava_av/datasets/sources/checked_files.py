@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,9 +47,10 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         self._places[wanted] = _ABSENT
         self._digests = DigestIndex()
         self._sizes, self._infos, self._decoded = array("q"), array("i"), bytearray()
-        # Properties that have not been met lately get another number.
+        # Only recent properties are looked up, so equal properties may have several numbers.
         self._info_texts, self._recent = SpilledTexts(), dict[tuple[Any, ...], int]()
-        self.info_at = lru_cache(_RECENT)(self._read_info)
+        # Not a method: a cache that refers to this object would keep its files open until a collection.
+        self.info_at = lru_cache(_RECENT)(partial(_read_info, self._info_texts))
         """Returns the properties with a number."""
 
     def put(self, number: int, file: CheckedFile) -> None:
@@ -104,10 +105,6 @@ class CheckedFiles(Mapping[str, CheckedFile]):
             self._info_texts.append([json.dumps(info)])
         return number
 
-    def _read_info(self, number: int) -> MediaInfo:
-        values = json.loads(self._info_texts.read(np.array([number]))[0])
-        return MediaInfo(**dict(zip(_FIELDS, values, strict=True)))
-
     def find(self, names: Sequence[str]) -> list[CheckedFile | None]:
         """Return the results for some paths; None for a path without one."""
         places = self._places[self.names.numbers(names)]
@@ -135,8 +132,8 @@ class CheckedFiles(Mapping[str, CheckedFile]):
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def are_here(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-        """Check for each number of a path whether it has a result."""
+    def have_results(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """Return for each number of a path whether the file has a result."""
         found: npt.NDArray[np.bool_] = self._places[numbers] >= 0
         return found
 
@@ -163,11 +160,6 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         return self.names.texts(numbers), self._digests.at(places), sizes
 
     @property
-    def digests(self) -> Mapping[str, str]:
-        """SHA-256 of each file by its path."""
-        return _Values(self, lambda name: self[name].sha256)
-
-    @property
     def facts(self) -> Mapping[str, MediaInfo]:
         """Properties of the files by the digest of their content."""
         return _Values(self._digests, self._info_of_content)
@@ -182,6 +174,11 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         if not places:
             raise KeyError(sha256)
         return self.info_at(self._infos[places[-1]])
+
+
+def _read_info(texts: SpilledTexts, number: int) -> MediaInfo:
+    values = json.loads(texts.read(np.array([number]))[0])
+    return MediaInfo(**dict(zip(_FIELDS, values, strict=True)))
 
 
 class _Values(Mapping[str, _Value]):

@@ -47,7 +47,8 @@ class FileRows(Sequence[FileRow]):
 
     def __getitem__(self, place: int | slice) -> FileRow | list[FileRow]:
         if not isinstance(place, slice):
-            return self[place : place + 1][0]
+            own = range(len(self))[place]
+            return self[own : own + 1][0]
         names, digests, sizes = self._files.columns(self._numbers[place])
         return list(map(FileRow, map(safe_path, names), digests, sizes))
 

@@ -14,7 +14,7 @@ from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.file_checks import FileCheck, check_files, folder_check
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
-from llava_av.datasets.sources.sample_rows import row_blocks
+from llava_av.datasets.sources.sample_rows import ROLES, row_blocks
 from llava_av.media.info import MediaInfo
 from llava_av.processes.progress import ProgressCallback
 
@@ -140,7 +140,7 @@ def scan_rows(
         folder: Name of their folder for messages.
         check: Check of a media path; called in threads.
         progress: As for `read_folder`.
-        known: Adds the results of files that need no check.
+        known: Function that adds the results of unchanged files, which need no check; None to check all.
         cache: Cache of checked rows.
 
     Raises:
@@ -172,10 +172,8 @@ def _names(lines: SampleRows) -> npt.NDArray[np.int32]:
 def _without_bad_uses(
     rows: Rows, lines: SampleRows, files: CheckedFiles, failures: Mapping[int, str]
 ) -> tuple[SampleRows, list[Quarantined]]:
-    """Return the lines whose files can all be used, and the other files in the order of their mention."""
+    """Return the rows whose files can all be used, and the other files in the order of their mention."""
     import numpy as np
-
-    from llava_av.datasets.sources.row_table import ROLES
 
     uses = lines.uses()
     bad = np.flatnonzero(_are_bad(uses, files))
@@ -197,9 +195,7 @@ def _are_bad(uses: Uses, files: CheckedFiles) -> npt.NDArray[np.bool_]:
     """Check for each use whether its file is unusable, or cannot be used in its role."""
     import numpy as np
 
-    from llava_av.datasets.sources.row_table import ROLES
-
-    usable = files.are_here(uses.names)
+    usable = files.have_results(uses.names)
     pairs = files.info_numbers(uses.names[usable]) * len(ROLES) + uses.roles[usable]
     is_unfit = np.zeros(pairs.max(initial=-1) + 1, np.bool_)
     is_used = is_unfit.copy()
@@ -240,7 +236,7 @@ def _check_all(
     files, failures = CheckedFiles(names, numbers), dict[int, str]()
     if known is not None:
         known(files)
-    others = numbers[~files.are_here(numbers)]
+    others = numbers[~files.have_results(numbers)]
     results = check_files(names.each(others), check)
     for done, (number, (_, result)) in enumerate(zip(others, results, strict=True), start=1):
         if isinstance(result, str):
@@ -258,7 +254,7 @@ def _unfit(role: str, info: MediaInfo) -> str | None:
         return None
     if role == "audio":
         return 'has no audio track, but is named under "audio"'
-    return f'is {info.contents}, but is named under "{role}"; name it under "{info.kind}"'
+    return f'is {info.description}, but is named under "{role}"; name it under "{info.kind}"'
 
 
 def _require_some(rows: Rows, folder: str, good: SampleRows, quarantined: list[Quarantined]) -> None:
@@ -277,8 +273,6 @@ def _require_some(rows: Rows, folder: str, good: SampleRows, quarantined: list[Q
 def _files_with_used_audio(rows: SampleRows, files: CheckedFiles) -> list[MediaInfo]:
     """Return the properties of each file whose audio is used, even if it has none."""
     import numpy as np
-
-    from llava_av.datasets.sources.row_table import ROLES
 
     uses = rows.uses()
     is_used = uses.roles == ROLES.index("audio")

@@ -19,7 +19,7 @@ import numpy as np
 from llava_av.datasets.manifest import SampleRange
 from llava_av.datasets.ranges import Listing, SampleLine, sample_range
 from llava_av.datasets.sources.name_table import NameTable
-from llava_av.datasets.sources.sample_rows import RowBlock, SampleRow
+from llava_av.datasets.sources.sample_rows import ROLES, RowBlock, SampleRow
 from llava_av.datasets.sources.spilled_texts import SpilledTexts, sorted_numbers
 from llava_av.datasets.spilled import SpilledBytes, adjacent_runs
 from llava_av.datasets.split import SIDES
@@ -27,9 +27,8 @@ from llava_av.datasets.split import SIDES
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["ROLES", "RowTable", "SampleRows", "Uses"]
+__all__ = ["RowTable", "SampleRows", "Uses"]
 
-ROLES = ("image", "video", "audio")
 _ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
 
 _Integers: TypeAlias = "npt.NDArray[np.int32]"
@@ -244,7 +243,7 @@ class SampleRows(Sequence[SampleRow]):
 
     @property
     def use_audio(self) -> npt.NDArray[np.bool_]:
-        """For each row whether the audio of its videos is used."""
+        """Return for each row whether the audio of its videos is used."""
         return self.table.use_audio[self.places]
 
     @property

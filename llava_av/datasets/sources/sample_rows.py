@@ -19,7 +19,10 @@ from llava_av.datasets.schema import Sample, SampleError, Split, parse_stored
 from llava_av.datasets.sources.rows import Rows
 from llava_av.datasets.sources.sample_checks import names_choice
 
-__all__ = ["RowBlock", "SampleRow", "row_blocks"]
+__all__ = ["ROLES", "RowBlock", "SampleRow", "row_blocks"]
+
+ROLES = ("image", "video", "audio")
+"""Roles of media files, in the order in which a sample lists them."""
 
 _MEAN_ROWS, _MOST_ROWS = 64, 1024
 
@@ -45,8 +48,7 @@ class SampleRow(NamedTuple):
     def of(cls, sample: Sample) -> "SampleRow":
         """Return the row of a sample."""
         plain = sample if sample.split is None else sample.model_copy(update={"split": None})
-        own = ("image", sample.image), ("video", sample.video), ("audio", sample.audio)
-        uses = tuple((name, role) for role, names in own for name in names)
+        uses = tuple((name, role) for role in ROLES for name in getattr(sample, role))
         text = plain.to_json_line().encode()
         return cls(sample.id, sample.kind, text, sample.split, uses, sample.use_audio, names_choice(sample))
 

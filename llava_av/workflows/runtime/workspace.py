@@ -25,7 +25,7 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # There are none, but pydantic would look for them in the metadata of every installed package.
+    # There are none, but pydantic would search the metadata of every installed package for them.
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     # transformers imports torchao if it is installed, and torch warns about what torchao does.
     "TORCH_LOGS": "-torch.utils._pytree",
@@ -59,7 +59,7 @@ class Workspace:
         return self.state / "work"
 
     def shown_samples(self, commit: str) -> Path:
-        """Return the folder of a copy of the samples that a report shows, given the ID of their commit."""
+        """Return the folder with the samples of a commit, by its ID, that a report shows."""
         return self.work / "data" / commit[:16]
 
     @property
