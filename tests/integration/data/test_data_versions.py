@@ -139,14 +139,12 @@ def test_a_rebased_commit_has_the_records_of_both_writers(
         write_conversations(folder, [*SAMPLES, {"id": name, "image": f"{name}.png", "split": "train"}])
     data.text("commit", clips)
     scan = read_folder(other)
+    digests = {name: file.sha256 for name, file in scan.files.items()}
     commit_dataset(
         store,
         "clips",
         other,
-        {
-            str(split): samples
-            for split, samples in split_samples(scan.samples, 0.1, scan.files.digests).items()
-        },
+        {str(split): samples for split, samples in split_samples(scan.samples, 0.1, digests).items()},
         (),
         before_head=recording(store, message="Noon", author="Ada", media=scan.files.facts),
         head=head,
