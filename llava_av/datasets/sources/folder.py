@@ -138,7 +138,7 @@ def scan_rows(
     Args:
         rows: The rows.
         folder: Name of their folder for messages.
-        check: Check of a media path; called in threads.
+        check: Check of a media path.
         progress: As for `read_folder`.
         known: Function that adds the results of unchanged files, which need no check; None to check all.
         cache: Cache of checked rows.
