@@ -22,21 +22,16 @@ import argparse
 import compileall
 import hashlib
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
 
 import llava_av
+from benchmarks.command_cost import Cost, Dvc, measured
 from llava_av.datasets.manifest import FileRange, Manifest, blob_key, canonical_json
 from llava_av.datasets.ranges import FileRow, cut_files
 from llava_av.datasets.reading import open_content
@@ -49,21 +44,6 @@ _CHANGED = 10
 _IMAGES = 100
 _SIDES, _TINY_SIDES = (32, 140), (16, 20)
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of some processes, CPU seconds of them and of the server, and the peak of their memory."""
-
-    what: str
-    wall_s: float
-    cpu_s: float
-    server_cpu_s: float
-    peak_mb: float
-
-    def __str__(self) -> str:
-        seconds = (f"{one:.1f}" for one in (self.wall_s, self.cpu_s, self.server_cpu_s))
-        return f"| {self.what} | {' | '.join(seconds)} | {self.peak_mb:.0f} |"
 
 
 def write_folder(folder: Path, files: int, sides: tuple[int, int] = _SIDES) -> None:
@@ -115,81 +95,6 @@ def write_tiny_files(folder: Path, files: int) -> None:
 def _write_image(path: Path, random: np.random.Generator, sides: tuple[int, int]) -> None:
     side = int(random.integers(*sides))
     Image.fromarray(random.integers(0, 256, (side, side), np.uint8)).save(path, compress_level=0)
-
-
-def measured(
-    what: str, *commands: list[str], environment: Mapping[str, str], folder: Path | None = None
-) -> Cost:
-    """Run commands in a folder and return their cost.
-
-    Raises:
-        RuntimeError: A command failed.
-    """
-    server_s, began, cpu_s, peak = _server_cpu_s(), time.monotonic(), 0.0, 0.0
-    for command in commands:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, cwd=folder
-        )
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise RuntimeError(f"{what} failed: {output}")
-        cpu_s += usage.ru_utime + usage.ru_stime
-        # Bytes on macOS, KiB elsewhere.
-        peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
-    return Cost(what, time.monotonic() - began, cpu_s, _server_cpu_s() - server_s, peak)
-
-
-def _server_cpu_s() -> float:
-    found = 0.0
-    for child in psutil.Process().children(recursive=True):
-        times = child.cpu_times()
-        found += times.user + times.system
-    return found
-
-
-class Dvc:
-    """DVC with a copy of a folder, and the same server as remote.
-
-    Args:
-        program: Program of DVC.
-        folder: Folder to copy.
-        work: Folder of the copy.
-        environment: Variables of the server.
-    """
-
-    def __init__(self, program: Path, folder: Path, work: Path, environment: Mapping[str, str]) -> None:
-        self._program, self._environment, self._home = str(program), environment, work / "dvc"
-        self.folder = self._home / "folder"
-        shutil.copytree(folder, self.folder)
-        store = ObjectStore.from_env(environment).in_bucket("dvc")
-        store.ensure_bucket()
-        remote = ["remote", "add", "--default", "store", store.uri(work.name)]
-        for arguments in (
-            ["init", "--no-scm"],
-            remote,
-            ["remote", "modify", "store", "endpointurl", store.endpoint],
-        ):
-            self("setup", arguments)
-
-    def __call__(self, what: str, *commands: list[str], folder: Path | None = None) -> Cost:
-        """Run commands of DVC."""
-        lines = [[self._program, *command, "--quiet"] for command in commands]
-        return measured(f"DVC: {what}", *lines, environment=self._environment, folder=folder or self._home)
-
-    def add(self, what: str) -> Cost:
-        """Add and push the folder."""
-        return self(what, ["add", "folder"], ["push"])
-
-    def pull(self, what: str) -> Cost:
-        """Pull the folder into another repository."""
-        clone = self._home.with_name("clone")
-        clone.mkdir()
-        shutil.copy(self._home / "folder.dvc", clone)
-        shutil.copytree(self._home / ".dvc", clone / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
-        return self(what, ["pull"], folder=clone)
 
 
 def data_command(work: Path, environment: Mapping[str, str]) -> Callable[..., Cost]:
