@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llava_av.datasets.blob_sources import file_range_sources, no_sources
 from llava_av.datasets.commit_names import full_id, no_dataset
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import (
@@ -34,7 +35,7 @@ from llava_av.datasets.packs import upload_content
 from llava_av.datasets.reading import ContentReader, open_content
 from llava_av.datasets.rebase import rebase
 from llava_av.datasets.stored_blobs import StoredBlobs
-from llava_av.datasets.uploads import file_range_sources, no_sources, upload_missing
+from llava_av.datasets.uploads import upload_missing
 from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from llava_av.datasets.blob_sources import MediaSources, Source, media_sources
 from llava_av.datasets.commits import Commit, CommitWriter, Head, OnConflict, has_content, read_head
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import LeftOut, QuarantinedEntry, check_name
@@ -12,7 +13,6 @@ from llava_av.datasets.ranges import sample_line
 from llava_av.datasets.reading import ContentReader, content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.stored_blobs import StoredBlobs
-from llava_av.datasets.uploads import MediaSources, Source, media_sources
 from llava_av.datasets.writers import announced
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectStore

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
+from llava_av.datasets.blob_sources import range_source
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import (
@@ -28,7 +29,7 @@ from llava_av.datasets.media_facts import facts_of_ranges, pending_of_ranges, wr
 from llava_av.datasets.placements import Place, read_placement, write_placement
 from llava_av.datasets.ranges import FileRow, SampleLine, cut_files, cut_samples, parse_files
 from llava_av.datasets.reading import ContentReader, open_content
-from llava_av.datasets.uploads import range_source, upload_missing
+from llava_av.datasets.uploads import upload_missing
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 

@@ -48,13 +48,13 @@ class Stamp(NamedTuple):
     device: int
 
     @classmethod
-    def of(cls, path: Path) -> "Stamp":
+    def of(cls, path: Path | str) -> "Stamp":
         """Return the stamp of a file.
 
         Raises:
             OSError: The file does not exist or cannot be accessed.
         """
-        status = path.stat()
+        status = os.stat(path)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
     def is_settled(self, read_ns: int) -> bool:

@@ -78,6 +78,7 @@ class FolderFiles:
             cache: Cache that `add_known` was called with.
             checked: Results of usable files by their path in the folder.
         """
+        root = str(self.root)
         for block in self._blocks or ():
             if block.is_known:
                 continue
@@ -90,7 +91,7 @@ class FolderFiles:
             rows = [
                 (name, found.sha256, found.bytes, list(vars(found.info).values()))
                 for name, stamp, found in own
-                if stamp.is_settled(self._began_ns) and _has_stamp(self.root / name, stamp)
+                if stamp.is_settled(self._began_ns) and _has_stamp(f"{root}/{name}", stamp)
             ]
             # Pending files are looked up each time, because their results change.
             if all(found.decoded for _, _, found in own):
@@ -165,7 +166,7 @@ class _Walk:
         return b"%d %d %d %d %d" % stamp
 
 
-def _has_stamp(path: Path, stamp: Stamp) -> bool:
+def _has_stamp(path: str, stamp: Stamp) -> bool:
     with contextlib.suppress(OSError):
         return Stamp.of(path) == stamp
     return False

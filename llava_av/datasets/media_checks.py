@@ -72,7 +72,8 @@ class MediaChecks:
         self.cache = cache
         self._store, self._depth = store, depth
         self._lock = threading.Lock()
-        self._stored: frozenset[str] | None = frozenset() if again else None
+        self._again = again
+        self._stored: frozenset[str] | None = None
         self._fetched: set[str] = set()
         self._new = DigestIndex()
 
@@ -95,7 +96,11 @@ class MediaChecks:
         """Check a file that only the caller writes, with known content; errors as for `check`."""
         return self._checked(path, sha256, lambda: True)
 
-    def known(self, path: Path, sha256: str) -> CheckedMedia | None:
+    def check_image(self, path: str, sha256: str, content: bytes) -> CheckedMedia:
+        """Check an image whose content was read; errors as for `check`."""
+        return self._checked(path, sha256, lambda: True, content)
+
+    def known(self, path: Path | str, sha256: str) -> CheckedMedia | None:
         """Return the result for content without reading a file; None if the file must be read.
 
         Args:
@@ -129,20 +134,23 @@ class MediaChecks:
             for start in range(0, len(places), _SAVED_AT_ONCE):
                 batch = self._new.at(places[start : start + _SAVED_AT_ONCE])
                 found = {digest: self.cache.check_result(_DECODED, digest) for digest in batch}
-                add_results(self._store, {digest: text for digest, text in found.items() if text is not None})
+                results = {digest: text for digest, text in found.items() if text is not None}
+                add_results(self._store, results, self._stored)
         self._new = DigestIndex()
 
-    def _checked(self, path: Path, sha256: str, is_same: Callable[[], bool]) -> CheckedMedia:
+    def _checked(
+        self, path: Path | str, sha256: str, is_same: Callable[[], bool], content: bytes | None = None
+    ) -> CheckedMedia:
         if (found := self.known(path, sha256)) is not None:
             return found
         decodes = self._decodes(sha256)
-        text = check_decoding(path) if decodes else _check_headers(path)
+        result = _decode(path, content) if decodes else _read_headers(path, content)
         if is_same():
-            self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, text)
+            self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, _text(result))
             if decodes:
                 with self._lock:
                     self._new.add([sha256])
-        return CheckedMedia(info=_usable(path, _parsed(text) or ""), decoded=decodes)
+        return CheckedMedia(info=_usable(path, result), decoded=decodes)
 
     def _decodes(self, sha256: str) -> bool:
         return self._depth == "full" or (self._depth == "sample" and sha256.startswith(_SAMPLED_DIGIT))
@@ -158,7 +166,7 @@ class MediaChecks:
 
     def _fetch(self, bucket: str) -> bool:
         """Copy one part of the store's results to the cache, once; return whether there is such a part."""
-        if self._store is None:
+        if self._store is None or self._again:
             return False
         if self._stored is None:
             self._stored = frozenset(stored_buckets(self._store))
@@ -175,25 +183,36 @@ def check_decoding(path: Path) -> str:
     Raises:
         UnreadableError: This machine cannot read it.
     """
+    return _text(_decode(path, None))
+
+
+def _decode(path: Path | str, content: bytes | None) -> MediaInfo | str:
+    """Return the properties of a file that decodes, or the reason why it cannot be used."""
     # Decoders are slow to load, and only checks of files need them.
     from llava_av.media import check
 
-    return _result_text(lambda: check.check_media(path))
+    return _result(check.check_media, path, content)
 
 
-def _check_headers(path: Path) -> str:
+def _read_headers(path: Path | str, content: bytes | None) -> MediaInfo | str:
     from llava_av.media import check
 
-    return _result_text(lambda: check.check_headers(path))
+    return _result(check.check_headers, path, content)
 
 
-def _result_text(read: Callable[[], MediaInfo]) -> str:
+def _result(
+    read: Callable[[Path | str, bytes | None], MediaInfo], path: Path | str, content: bytes | None
+) -> MediaInfo | str:
     try:
-        return json.dumps(vars(read()))
+        return read(path, content)
     except UnreadableError:
         raise
     except MediaError as error:
-        return json.dumps({"error": error.reason})
+        return error.reason
+
+
+def _text(result: MediaInfo | str) -> str:
+    return json.dumps({"error": result} if isinstance(result, str) else vars(result))
 
 
 def failure_of(text: str) -> str | None:
@@ -204,13 +223,15 @@ def failure_of(text: str) -> str | None:
 
 def _parsed(text: str | None) -> MediaInfo | str | None:
     """Return the properties or the reason of a result; None if there is none that this version reads."""
+    if text is None:
+        return None
     with contextlib.suppress(TypeError, ValueError):
-        fields = json.loads(text or "")
+        fields = json.loads(text)
         return str(fields["error"]) if "error" in fields else MediaInfo(**fields)
     return None
 
 
-def _usable(path: Path, found: MediaInfo | str) -> MediaInfo:
+def _usable(path: Path | str, found: MediaInfo | str) -> MediaInfo:
     if isinstance(found, str):
         raise MediaError(path, found)
     return found

@@ -5,25 +5,20 @@ therefore sent together: a pack takes one request, and its files are compared wi
 joined. Few files are sent one by one, so that many small commits do not leave as many packs.
 """
 
-import io
+import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
+from llava_av.datasets.blob_sources import MediaSources, Source, sample_range_sources
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import FileEntry, sha256_hex
 from llava_av.datasets.placements import LARGEST_PACKED, Place
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.stored_blobs import StoredBlobs
-from llava_av.datasets.uploads import (
-    MediaSources,
-    NewFiles,
-    Source,
-    Uploader,
-    sample_range_sources,
-    upload_missing,
-)
+from llava_av.datasets.uploads import NewFiles, Uploader, upload_missing
+from llava_av.processes.ordered_calls import ordered_calls
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectStore, map_parallel
 
@@ -66,7 +61,8 @@ def upload_content(
     small = (row for row in files if 0 < row.bytes <= LARGEST_PACKED)
     are_many = len(list(islice(small, _FEWEST))) == _FEWEST
     for packs, alone in _parts(media(files), pack=are_many):
-        uploads = map_parallel(partial(_upload, Uploader(store, cache)), packs, on_done=report.packs(packs))
+        upload = partial(_upload, Uploader(store, cache), threading.Lock())
+        uploads = map_parallel(upload, packs, on_done=report.packs(packs))
         for sizes, places in uploads:
             sent.extend(sizes)
             stored.places.add(places)
@@ -100,16 +96,16 @@ def _parts(sources: Iterable[Source], *, pack: bool) -> Iterator[tuple[list[list
     yield packs, alone
 
 
-def _upload(uploader: Uploader, pack: Sequence[Source]) -> tuple[list[int], dict[str, Place]]:
+def _upload(
+    uploader: Uploader, joining: threading.Lock, pack: Sequence[Source]
+) -> tuple[list[int], dict[str, Place]]:
     """Write a pack, and return the sizes of the files that were sent and the places of all."""
-    # Joining a list of the files would need twice the memory.
-    joining = io.BytesIO()
-    joining.writelines(source.compared() for source in pack)
-    content = joining.getvalue()
+    with joining:
+        # One thread at a time: joining is short calls (`ordered_calls`).
+        content = b"".join(ordered_calls(Source.compared, pack))
     digest = sha256_hex(content)
-    joined = Source(
-        path=pack[0].path, entry=FileEntry(sha256=digest, bytes=len(content)), content=lambda: content
-    )
+    entry = FileEntry(sha256=digest, bytes=len(content))
+    joined = Source(path=pack[0].path, entry=entry, content=lambda: content, is_compared=True)
     is_new = uploader.upload(joined) is not None
     places, offset = {}, 0
     for source in pack:

@@ -10,7 +10,7 @@ lacks, because it was lost or damaged, is checked again.
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from llava_av.media.info import CHECK_VERSION
 from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore, map_parallel
@@ -55,12 +55,25 @@ def results_of(store: ObjectStore, digests: Iterable[str]) -> dict[str, str]:
     return {digest: text for results in found for digest, text in results.items()}
 
 
-def add_results(store: ObjectStore, results: Mapping[str, str]) -> None:
-    """Add results by digest; those of other writers stay."""
-    map_parallel(
-        lambda item: _add(store, item[0], {digest: results[digest] for digest in item[1]}),
-        _by_bucket(results).items(),
-    )
+def add_results(
+    store: ObjectStore, results: Mapping[str, str], buckets: Collection[str] | None = None
+) -> None:
+    """Add results by digest; those of other writers stay.
+
+    Args:
+        store: Store of the results.
+        results: Results by digest.
+        buckets: Parts that exist, so that the others need not be read; None if that is unknown.
+    """
+
+    def is_new(bucket: str) -> bool:
+        return buckets is not None and bucket not in buckets
+
+    def add(item: tuple[str, list[str]]) -> None:
+        bucket, own = item
+        _add(store, bucket, {digest: results[digest] for digest in own}, is_new=is_new(bucket))
+
+    map_parallel(add, _by_bucket(results).items())
 
 
 def _by_bucket(digests: Iterable[str]) -> dict[str, list[str]]:
@@ -70,16 +83,22 @@ def _by_bucket(digests: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _add(store: ObjectStore, bucket: str, results: Mapping[str, str]) -> None:
+def _add(store: ObjectStore, bucket: str, results: Mapping[str, str], *, is_new: bool) -> None:
     key = _key(bucket)
+    if is_new and store.create(key, _sealed(key, results)):
+        return
     for _ in range(_ATTEMPTS):
         stored, etag = _read(store, key)
         if stored.items() >= results.items():
             return
-        content = seal(key, json_bytes({**stored, **results}))
+        content = _sealed(key, {**stored, **results})
         if store.replace(key, content, etag) if etag else store.create(key, content):
             return
     _LOG.info("results of checks are not stored: many other writers replace %s", store.uri(key))
+
+
+def _sealed(key: str, results: Mapping[str, str]) -> bytes:
+    return seal(key, json_bytes(results))
 
 
 def _read(store: ObjectStore, key: str) -> tuple[dict[str, str], str]:

@@ -7,10 +7,11 @@ refuses a file for the same reason for which training could not decode it.
 
 import contextlib
 import importlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,7 @@ from llava_av.media.image_limits import require_usable
 from llava_av.media.info import MediaError, UnreadableError
 
 __all__ = [
+    "load_frame",
     "open_image",
     "orientation",
     "rgb_array",
@@ -47,6 +49,9 @@ _OPENERS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 _STRIP_PIXELS = 2**20
 _ORIENTATION_TAG = 0x0112
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PROPERTIES = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Beginnings of texts in which Pillow looks for an orientation."""
 # Operations that turn a stored image upright, by the tag's value (TIFF 6.0, page 36).
 _UPRIGHT: Mapping[int, Callable[[ImageArray], ImageArray]] = MappingProxyType(
     {
@@ -65,21 +70,24 @@ _TRANSPOSED = (5, 6, 7, 8)
 
 
 @contextlib.contextmanager
-def open_image(path: Path | str) -> Iterator[ImageFile]:
+def open_image(path: Path | str, content: bytes | None = None) -> Iterator[ImageFile]:
     """Open a still image or an animation; errors of its decoder inside the block become `MediaError`.
+
+    Args:
+        path: The file.
+        content: Its content, if that was read already.
 
     Raises:
         MediaError: The file is not a supported image, exceeds the limits, or is incomplete or damaged.
     """
-    path = Path(path)
-    file, name = open_with_format(path)
+    file, name = open_with_format(path, content)
     if name is None:
         file.close()
         raise MediaError(path, "is not an image of a supported format; convert it to PNG or JPEG")
     try:
         with file:
             image = _opener(name)(file, str(path))
-            require_usable(path, name, image)
+            require_usable(path, name, file, image)
             yield image
     except MediaError:
         raise
@@ -122,11 +130,40 @@ def orientation(image: ImageFile) -> int:
     if image.format == "TIFF":
         return 1  # Pillow itself turns TIFF images upright while it loads them
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = _exif(image).get(_ORIENTATION_TAG, 1)
     # Malformed EXIF data raises any type of error, and the image is usable without it.
     except Exception:
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _exif(image: ImageFile) -> Image.Exif:
+    is_undecoded_png = image.format == "PNG" and image.tile and image.fp is not None
+    if is_undecoded_png and not _has_properties_after_pixels(cast(IO[bytes], image.fp)):
+        # The method of a PNG would first decode it.
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def _has_properties_after_pixels(file: IO[bytes]) -> bool:
+    """Check whether a PNG has EXIF data or XMP after its first pixels; the file's position is kept."""
+    before, at, has_pixels = file.tell(), len(_PNG_SIGNATURE), False
+    try:
+        while len(head := _read_at(file, at, 8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            has_pixels |= kind == b"IDAT"
+            is_text = has_pixels and kind in (b"tEXt", b"zTXt", b"iTXt")
+            if (has_pixels and kind == b"eXIf") or (is_text and file.read(21).startswith(_PNG_PROPERTIES)):
+                return True
+            at += 12 + size
+    finally:
+        file.seek(before)
+    return False
+
+
+def _read_at(file: IO[bytes], at: int, size: int) -> bytes:
+    file.seek(at)
+    return file.read(size)
 
 
 def upright(image: ImageArray, value: int) -> ImageArray:
@@ -140,16 +177,22 @@ def upright_size(image: ImageFile, value: int) -> tuple[int, int]:
     return (width, height) if value in _TRANSPOSED else (height, width)
 
 
+def load_frame(image: ImageFile) -> None:
+    """Decode the current frame of an opened image, without a conversion to RGB."""
+    width, height = image.size
+    image.load()
+    if image.size != (width, height):
+        raise ValueError(f"its header states {width}x{height} pixels, not {image.size[0]}x{image.size[1]}")
+
+
 def rgb_array(image: ImageFile) -> ImageArray:
     """Decode the current frame of an opened image as RGB `[height, width, 3]`, not yet upright.
 
     Colours are those of Pillow's `convert("RGB")`, which transformers uses: transparency is dropped, not
     blended. 16-bit grey keeps its upper 8 bits, where Pillow would clip. Strips bound the memory.
     """
+    load_frame(image)
     width, height = image.size
-    image.load()
-    if image.size != (width, height):
-        raise ValueError(f"its header states {width}x{height} pixels, not {image.size[0]}x{image.size[1]}")
     array = np.empty((height, width, 3), np.uint8)
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):

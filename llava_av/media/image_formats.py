@@ -1,12 +1,13 @@
 """Identification of image formats by the first bytes of a file, never by its name."""
 
 import contextlib
+import io
 from pathlib import Path
 from typing import IO
 
 from llava_av.media.info import UnreadableError, require_bytes
 
-__all__ = ["image_format", "open_with_format"]
+__all__ = ["content_format", "image_format", "open_with_format"]
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -36,13 +37,21 @@ def image_format(path: Path | str) -> str | None:
     Raises:
         MediaError: The file is missing, not a regular file, empty or unreadable.
     """
-    file, name = open_with_format(Path(path))
+    file, name = open_with_format(path)
     file.close()
     return name
 
 
-def open_with_format(path: Path) -> tuple[IO[bytes], str | None]:
-    """Open a file and return it with its format, for the caller to close; errors as for `image_format`."""
+def open_with_format(path: Path | str, content: bytes | None = None) -> tuple[IO[bytes], str | None]:
+    """Open a file and return it with its format, for the caller to close; errors as for `image_format`.
+
+    Args:
+        path: The file.
+        content: Its content, if that was read already.
+    """
+    if content is not None:
+        return io.BytesIO(content), content_format(content)
+    path = Path(path)
     with contextlib.ExitStack() as opened:
         try:
             require_bytes(path)
@@ -52,10 +61,12 @@ def open_with_format(path: Path) -> tuple[IO[bytes], str | None]:
         except OSError as error:
             raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
         opened.pop_all()
-    return file, _format(head)
+    return file, content_format(head)
 
 
-def _format(head: bytes) -> str | None:
+def content_format(content: bytes) -> str | None:
+    """Return the format of content, as `image_format` does; its first 256 bytes are sufficient."""
+    head = content[:_HEAD_BYTES]
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":

@@ -10,6 +10,7 @@ from PIL.ImageFile import ImageFile
 
 from llava_av.media.clip import ImageArray
 from llava_av.media.image_decoding import (
+    load_frame,
     open_image,
     orientation,
     rgb_array,
@@ -24,15 +25,17 @@ __all__ = ["check_image", "describe_image", "frames_of_image"]
 # As in browsers: tools write a delay this short if they intend no particular one.
 _NO_DELAY_S = 0.01
 _USUAL_DELAY_S = 0.1
+_CONVERTIBLE = ("L", "LA", "RGB", "RGBA")
+"""Modes whose conversion to RGB never fails."""
 
 
-def describe_image(path: Path | str) -> MediaInfo:
-    """Inspect a still image by its headers, and an animation by its frames.
+def describe_image(path: Path | str, content: bytes | None = None) -> MediaInfo:
+    """Inspect a still image by its headers, and an animation by its frames; arguments as for `open_image`.
 
     Raises:
         MediaError: As `open_image`.
     """
-    with open_image(path) as image:
+    with open_image(path, content) as image:
         height, width = upright_size(image, orientation(image))
         delays_s = list(_delays(image)) if is_animation(image) else []
     return _described(height, width, delays_s)
@@ -54,30 +57,35 @@ def _described(height: int, width: int, delays_s: Sequence[float]) -> MediaInfo:
     )
 
 
-def check_image(path: Path | str) -> MediaInfo:
+def check_image(path: Path | str, content: bytes | None = None) -> MediaInfo:
     """Decode every frame as training does, then inspect the file; what passes can be trained on.
 
+    Arguments as for `open_image`.
+
     Raises:
         MediaError: As `open_image`.
     """
-    with open_image(path) as image:
+    with open_image(path, content) as image:
         if not is_animation(image):
-            height, width, _ = _upright_frame(image).shape
-            return _described(height, width, ())
-    for _ in frames_of_image(path):
+            if image.mode in _CONVERTIBLE:
+                load_frame(image)
+            else:
+                rgb_array(image)
+            return _described(*upright_size(image, orientation(image)), ())
+    for _ in frames_of_image(path, content):
         pass
-    return describe_image(path)
+    return describe_image(path, content)
 
 
-def frames_of_image(path: Path | str) -> Iterator[tuple[float, ImageArray]]:
+def frames_of_image(path: Path | str, content: bytes | None = None) -> Iterator[tuple[float, ImageArray]]:
     """Decode frame by frame; yield the start time of each in seconds, and the upright frame.
 
-    A still image is one frame at 0 s.
+    A still image is one frame at 0 s. Arguments as for `open_image`.
 
     Raises:
         MediaError: As `open_image`.
     """
-    with open_image(path) as image:
+    with open_image(path, content) as image:
         if not is_animation(image):
             yield 0.0, _upright_frame(image)
             return

@@ -5,9 +5,8 @@ a file shows that something is missing.
 """
 
 import io
-import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from PIL.ImageFile import ImageFile
 
@@ -32,6 +31,7 @@ _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _TILE_TAGS = (322, 323)
 _REDUCED_TAG, _DNG_TAG = 254, 50_706
 _END_OF_CODESTREAM = b"\xff\xd9"
+_READ_BYTES = 1 << 20
 
 
 def pixel_limit(name: str) -> int:
@@ -44,8 +44,14 @@ def is_animation(image: ImageFile) -> bool:
     return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
-def require_usable(path: Path, name: str, image: ImageFile) -> None:
-    """Refuse an opened image whose header or structure shows that it cannot be decoded completely.
+def require_usable(path: Path | str, name: str, file: IO[bytes], image: ImageFile) -> None:
+    """Refuse an image whose header or structure shows that it cannot be decoded completely.
+
+    Args:
+        path: Path for messages.
+        name: Format.
+        file: The file; its position is kept.
+        image: The image that the decoder opened.
 
     Raises:
         MediaError: The image is too large, has no pixels, or is a camera's raw file.
@@ -57,13 +63,14 @@ def require_usable(path: Path, name: str, image: ImageFile) -> None:
     # Without the main image, libheif returns another one, such as a tile.
     if name == "HEIC" and not image.info.get("primary"):
         raise EOFError("its main image is missing")
-    if name == "GIF":
-        _require_whole_gif(path)
-    if name == "JPEG 2000":
-        _require_whole_codestream(path)
+    if require_whole := _REQUIRE_WHOLE.get(name):
+        before = file.tell()
+        file.seek(0)
+        require_whole(file)
+        file.seek(before)
 
 
-def _require_size(path: Path, name: str, image: ImageFile) -> None:
+def _require_size(path: Path | str, name: str, image: ImageFile) -> None:
     width, height = image.size
     limit, frames = pixel_limit(name), getattr(image, "n_frames", 1)
     size = f"is a {name} image of {width}x{height} pixels"
@@ -78,7 +85,7 @@ def _require_size(path: Path, name: str, image: ImageFile) -> None:
         raise MediaError(path, f"{size} in {frames} frames, more than the limit of {most}; scale it down")
 
 
-def _require_plain_tiff(path: Path, image: "TiffImageFile") -> None:
+def _require_plain_tiff(path: Path | str, image: "TiffImageFile") -> None:
     if int(image.tag_v2.get(_REDUCED_TAG, 0)) & 1 or _DNG_TAG in image.tag_v2:
         raise MediaError(path, "is a camera's raw file with only a small readable preview; export it as JPEG")
     width, height = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_TAGS)
@@ -86,36 +93,41 @@ def _require_plain_tiff(path: Path, image: "TiffImageFile") -> None:
         raise MediaError(path, f"is a TIFF image in tiles of {width}x{height} pixels; convert it to PNG")
 
 
-def _require_whole_codestream(path: Path) -> None:
+def _require_whole_codestream(file: IO[bytes]) -> None:
     """Refuse a JPEG 2000 without the end of its codestream: OpenJPEG leaves missing tiles black."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    last = b""
+    while content := file.read(_READ_BYTES):
         # These bytes cannot occur inside a tile (ISO/IEC 15444-1, B.10.1).
-        if content.find(_END_OF_CODESTREAM) < 0:
-            raise EOFError("the end of its codestream is missing")
+        if _END_OF_CODESTREAM in last + content:
+            return
+        last = content[-1:]
+    raise EOFError("the end of its codestream is missing")
 
 
-def _require_whole_gif(path: Path) -> None:
+def _require_whole_gif(file: IO[bytes]) -> None:
     """Refuse a GIF that ends inside a block, or after the extension that announces a frame.
 
     Pillow treats the end of the file as the end of the animation (GIF89a, section 15 and following).
     """
-    with path.open("rb") as file:
-        file.seek(_colours(file.read(13)[10]), io.SEEK_CUR)
-        announced = False
-        while (kind := file.read(1)) in (b"!", b","):
-            if kind == b",":
-                # The colour table, and the byte before the pixels.
-                file.seek(_colours(file.read(9)[8]) + 1, io.SEEK_CUR)
-                announced = False
-            else:
-                announced |= file.read(1) == b"\xf9"
-            while (size := file.read(1)) != b"\0":
-                if not size or len(file.read(size[0])) < size[0]:
-                    raise EOFError("it ends inside a block")
-        if not kind and announced:
-            raise EOFError("it ends before a frame that it announces")
+    file.seek(_colours(file.read(13)[10]), io.SEEK_CUR)
+    announced = False
+    while (kind := file.read(1)) in (b"!", b","):
+        if kind == b",":
+            # The colour table, and the byte before the pixels.
+            file.seek(_colours(file.read(9)[8]) + 1, io.SEEK_CUR)
+            announced = False
+        else:
+            announced |= file.read(1) == b"\xf9"
+        while (size := file.read(1)) != b"\0":
+            if not size or len(file.read(size[0])) < size[0]:
+                raise EOFError("it ends inside a block")
+    if not kind and announced:
+        raise EOFError("it ends before a frame that it announces")
 
 
 def _colours(flags: int) -> int:
     """Return the size of a colour table in bytes."""
     return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0
+
+
+_REQUIRE_WHOLE = {"GIF": _require_whole_gif, "JPEG 2000": _require_whole_codestream}

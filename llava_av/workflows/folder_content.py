@@ -8,6 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llava_av.datasets.blob_sources import (
+    MediaSources,
+    folder_sources,
+    require_free_names,
+    stored_path,
+)
 from llava_av.datasets.committing import omissions
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
@@ -17,7 +23,6 @@ from llava_av.datasets.manifest import LeftOut
 from llava_av.datasets.reading import ContentReader, content_of
 from llava_av.datasets.sources.folder import FolderScan
 from llava_av.datasets.sources.remote import RemoteFolder
-from llava_av.datasets.uploads import MediaSources, folder_sources, require_free_names, stored_path
 
 if TYPE_CHECKING:
     import numpy as np

@@ -31,7 +31,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return a list of the files that are decoded from now on."""
     paths: list[Path] = []
     decode = check.check_media
-    monkeypatch.setattr(check, "check_media", lambda path: paths.append(path) or decode(path))
+    monkeypatch.setattr(check, "check_media", lambda *file: paths.append(file[0]) or decode(*file))
     return paths
 
 

@@ -4,12 +4,14 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
+from llava_av.datasets.sources import file_checks
 from llava_av.datasets.sources.folder import FolderScan, read_folder
 from llava_av.datasets.sources.rows import Rows
 from llava_av.media import check
@@ -123,13 +125,13 @@ def folder(tmp_path: Path) -> Path:
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of the names of files that are looked up one by one from now on."""
     names: list[str] = []
-    identify = FileCache.identify
+    check_file = file_checks._check_file
 
-    def identifying(self, path):
-        names.append(path.name)
-        return identify(self, path)
+    def checking(home: Any, checks: MediaChecks, name: str) -> Any:
+        names.append(Path(name).name)
+        return check_file(home, checks, name)
 
-    monkeypatch.setattr(FileCache, "identify", identifying)
+    monkeypatch.setattr(file_checks, "_check_file", checking)
     return names
 
 
@@ -181,7 +183,7 @@ def test_a_file_that_is_not_decoded_is_decoded_at_full_depth(
     assert len(read(folder, cache, "headers").files.pending) == 3
     decoded: list[str] = []
     decode = check.check_media
-    monkeypatch.setattr(check, "check_media", lambda path: decoded.append(path.name) or decode(path))
+    monkeypatch.setattr(check, "check_media", lambda *file: decoded.append(file[0]) or decode(*file))
     assert not read(folder, cache).files.pending
     assert len(decoded) == 3
     assert not read(folder, cache, "headers").files.pending

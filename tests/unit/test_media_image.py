@@ -1,5 +1,7 @@
 """Still images: upright for any EXIF orientation, with the size in their headers."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
+from llava_av.media.check import check_headers
 from llava_av.media.container import MediaError
 from llava_av.media.image import image_size, read_image
 from tests.media_samples import write_grey_clip
@@ -53,6 +57,43 @@ def test_every_orientation_is_upright_and_of_the_size_that_its_headers_promise(
         assert picture.shape == expected.shape
         assert picture.shape[:2] == image_size(path, max_pixels=10**6)
         assert quarters(picture) == quarters(expected) == quarters(read_image(path, side=32))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def turning_chunk(form: str) -> bytes:
+    """Return a PNG chunk that states orientation 6, which exchanges height and width."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if form == "eXIf":
+        return chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    if form == "XMP":
+        xmp = b'<rdf:Description tiff:Orientation="6"/>'
+        return chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    raw = exif.tobytes()
+    return chunk(b"tEXt", b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(raw), raw.hex().encode()))
+
+
+@pytest.mark.parametrize("form", ["eXIf", "XMP", "raw profile"])
+def test_an_orientation_after_the_pixels_of_a_png_is_found(tmp_path: Path, form: str) -> None:
+    path = write(tmp_path / "a.png", four_colours())
+    content, end = path.read_bytes(), chunk(b"IEND", b"")
+    note = chunk(b"tEXt", b"date:create\0today")
+    path.write_bytes(content.removesuffix(end) + note + turning_chunk(form) + end)
+    assert image_size(path, max_pixels=10**6) == (80, 48)
+    assert read_image(path, max_pixels=10**6).shape == (80, 48, 3)
+    assert (check_headers(path).width, check_headers(path).height) == (48, 80)
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.png", four_colours())
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("the image is decoded"))
+    assert image_size(path, max_pixels=10**6) == (48, 80)
+    assert check_headers(path).width == 80
 
 
 @settings(max_examples=25)

@@ -1,27 +1,23 @@
 """Checks of the media files that the rows of a folder name, by their paths in the folder."""
 
 import os
-from collections import deque
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from llava_av.datasets.file_cache import FileCache, KnownFile
+from llava_av.datasets.manifest import sha256_hex
 from llava_av.datasets.media_checks import MediaChecks
+from llava_av.media.image_formats import content_format
 from llava_av.media.info import MediaError, MediaInfo, UnreadableError, require_bytes
+from llava_av.processes.ordered_calls import ordered_calls
 
 __all__ = ["CheckedFile", "FileCheck", "check_files", "folder_check", "outside"]
 
-_WORKERS = 4
 _SHORT_BYTES = 2**15
-# A task of a pool costs as much as the check of a file that is known.
-_AT_ONCE = 8
-# A waiting task takes memory.
-_MOST_TASKS = 64
 
 
 class CheckedFile(NamedTuple):
@@ -34,9 +30,6 @@ class CheckedFile(NamedTuple):
     """False if only its headers were checked."""
 
 
-_Results: TypeAlias = "list[tuple[str, CheckedFile | str]]"
-
-
 @dataclass(frozen=True, kw_only=True)
 class FileCheck:
     """Check of media files by their paths."""
@@ -44,7 +37,7 @@ class FileCheck:
     result: Callable[[str], CheckedFile | str]
     """Returns the result for a path, or the reason why the file cannot be used."""
     is_short: Callable[[str], bool]
-    """Returns whether the check of a path hardly releases the GIL, so that threads only slow it down."""
+    """Returns whether the check of a path is too short for a thread (`ordered_calls`)."""
 
 
 def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
@@ -54,32 +47,8 @@ def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
 
 
 def check_files(names: Iterable[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
-    """Check files; yield each path with its result, in order.
-
-    Long checks run in threads, which suffice because decoders release the GIL. Short ones run in this thread:
-    two threads with small images take a third more CPU time, and are not faster.
-    """
-
-    def checked(own: list[str]) -> _Results:
-        return [(name, check.result(name)) for name in own]
-
-    remaining = iter(names)
-    tasks: deque[Future[_Results]] = deque()
-    pool = ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1))
-    try:
-        while own := list(islice(remaining, _AT_ONCE)):
-            while tasks and tasks[0].done():
-                yield from tasks.popleft().result()
-            if not tasks and all(map(check.is_short, own)):
-                yield from checked(own)
-                continue
-            tasks.append(pool.submit(checked, own))
-            if len(tasks) == _MOST_TASKS:
-                yield from tasks.popleft().result()
-        while tasks:
-            yield from tasks.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Check files; yield each path with its result, in order."""
+    return ordered_calls(lambda name: (name, check.result(name)), names, is_short=check.is_short)
 
 
 def outside(name: str) -> str | None:
@@ -97,19 +66,24 @@ class _Home:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self._text = str(self.root)
         self._inside: dict[str, bool] = {}
 
-    def holds(self, path: Path) -> bool:
+    def path(self, name: str) -> str:
+        """Return the path of a file; joining texts is faster than joining paths."""
+        return f"{self._text}/{name}"
+
+    def holds(self, path: str, *, is_link: bool) -> bool:
         """Check whether a path in the folder leads to a file in it."""
         parent = os.path.dirname(path)
         if parent not in self._inside:
-            self._inside[parent] = path.parent.resolve().is_relative_to(self.root)
-        return self._inside[parent] and (not os.path.islink(path) or path.resolve().is_relative_to(self.root))
+            self._inside[parent] = Path(parent).resolve().is_relative_to(self.root)
+        return self._inside[parent] and (not is_link or Path(path).resolve().is_relative_to(self.root))
 
     def has_short_file(self, name: str) -> bool:
         """Check whether a path has a small file, or none."""
         try:
-            return os.stat(self.root / name).st_size <= _SHORT_BYTES
+            return os.stat(self.path(name)).st_size <= _SHORT_BYTES
         except (OSError, ValueError):
             return True
 
@@ -117,20 +91,45 @@ class _Home:
 def _check_file(home: _Home, checks: MediaChecks, name: str) -> CheckedFile | str:
     if reason := outside(name):
         return reason
-    path = home.root / name
+    path = home.path(name)
     try:
-        if not home.holds(path):
+        status = _status(path)
+        if not home.holds(path, is_link=status is not None and stat.S_ISLNK(status.st_mode)):
             return "links to a file outside the dataset's folder; copy the file into it"
-        known = _identify(path, checks.cache)
-        found = checks.check(path, known)
-        return CheckedFile(
-            info=found.info, sha256=known.sha256, bytes=known.stamp.size, decoded=found.decoded
-        )
+        if status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= _SHORT_BYTES:
+            content = _read(path)
+            if content_format(content) is not None:
+                return _check_image(path, content, checks)
+        known = _identify(Path(path), checks.cache)
+        found = checks.check(Path(path), known)
+        return CheckedFile(found.info, known.sha256, known.stamp.size, found.decoded)
     except MediaError as error:
         return error.reason
     except (OSError, RuntimeError, ValueError) as error:
         # Paths that no file system accepts: a null byte, a loop of links.
         return f"is not a usable path: {error.args[-1] if error.args else error}"
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def _check_image(path: str, content: bytes, checks: MediaChecks) -> CheckedFile:
+    """Check a small image; reading it again costs less than a look-up of its stamp in the cache."""
+    sha256 = sha256_hex(content)
+    found = checks.check_image(path, sha256, content)
+    return CheckedFile(found.info, sha256, len(content), found.decoded)
 
 
 def _identify(path: Path, cache: FileCache) -> KnownFile:

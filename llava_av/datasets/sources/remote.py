@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from llava_av.datasets.blob_sources import Source
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path
 from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
@@ -24,7 +25,7 @@ from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.sources.file_checks import CheckedFile, FileCheck, outside
 from llava_av.datasets.sources.folder import FolderScan, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
-from llava_av.datasets.uploads import Source, has_digest
+from llava_av.datasets.uploads import has_digest
 from llava_av.media.info import MediaError, UnreadableError
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import (

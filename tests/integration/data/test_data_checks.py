@@ -44,9 +44,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = check.check_media
 
-    def recorded(path: Path | str) -> Any:
+    def recorded(path: Path | str, content: bytes | None = None) -> Any:
         names.append(Path(path).name)
-        return decode(path)
+        return decode(path, content)
 
     monkeypatch.setattr(check, "check_media", recorded)
     return names
