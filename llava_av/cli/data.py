@@ -6,6 +6,7 @@ The commands about versions of a dataset are in `data_history`, `data_copies`, `
 
 import gc
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,9 +65,11 @@ _OBJECTS_PER_COLLECTION = 50_000
 
 
 @app.callback()
-def _collect_rarely() -> None:
+def _save_cpu_time() -> None:
     # Tables of files and samples have no reference cycles; looking for some took a tenth of a commit.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
+    # NumPy starts threads for linear algebra, which is not used here; they compute while they wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @app.command()

@@ -5,7 +5,6 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,6 +125,8 @@ def _workspace(model: str, output_dir: Path) -> Iterator[Workspace]:
         return
     require_state(output_dir, stored)
     # multiprocessing keeps its folder until the process ends, after the folder of the session is gone
+    from multiprocessing.util import get_temp_dir
+
     get_temp_dir()
     with session(output_dir, need_mlflow=model.startswith("models:/"), on_signal="stopping …") as workspace:
         yield workspace

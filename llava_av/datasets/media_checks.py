@@ -4,7 +4,8 @@
 start with a certain digit. Files that were not decoded are pending (`pending_checks`).
 
 A result is looked for by the digest of the content: in the local cache, then among the results of all
-machines in the store (`stored_checks`). Content that was decoded is never pending, and content that does not
+machines in the store (`stored_checks`). The first small images are decoded without the second look, which
+takes as long as decoding some dozens. Content that was decoded is never pending, and content that does not
 decode is refused at every depth.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,8 @@ _SAMPLED_DIGIT = "0"
 # Kinds of results in the cache; the first is that of earlier versions.
 _DECODED, _HEADERS = "check", "headers"
 _SAVED_AT_ONCE = 10_000
+_DECODED_FIRST = 32
+"""Small images that are decoded before the part of the store's results that they belong to is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,7 @@ class MediaChecks:
         self._again = again
         self._stored: frozenset[str] | None = None
         self._fetched: set[str] = set()
+        self._missed = Counter[str]()
         self._new = DigestIndex()
 
     def check(self, path: Path, known: KnownFile) -> CheckedMedia:
@@ -110,7 +115,10 @@ class MediaChecks:
         Raises:
             MediaError: The content is known to be damaged or incomplete.
         """
-        if (found := self._decoded(sha256)) is not None:
+        return self._known(path, sha256, self._fetch)
+
+    def _known(self, path: Path | str, sha256: str, fetch: Callable[[str], bool]) -> CheckedMedia | None:
+        if (found := self._decoded(sha256, fetch)) is not None:
             return CheckedMedia(info=_usable(path, found), decoded=True)
         if not self._decodes(sha256) and (found := _parsed(self.cache.check_result(_HEADERS, sha256))):
             return CheckedMedia(info=_usable(path, found), decoded=False)
@@ -141,9 +149,10 @@ class MediaChecks:
     def _checked(
         self, path: Path | str, sha256: str, is_same: Callable[[], bool], content: bytes | None = None
     ) -> CheckedMedia:
-        if (found := self.known(path, sha256)) is not None:
-            return found
         decodes = self._decodes(sha256)
+        fetch = self._fetch if content is None or not decodes else self._fetch_for_many
+        if (found := self._known(path, sha256, fetch)) is not None:
+            return found
         result = _decode(path, content) if decodes else _read_headers(path, content)
         if is_same():
             self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, _text(result))
@@ -155,11 +164,11 @@ class MediaChecks:
     def _decodes(self, sha256: str) -> bool:
         return self._depth == "full" or (self._depth == "sample" and sha256.startswith(_SAMPLED_DIGIT))
 
-    def _decoded(self, sha256: str) -> MediaInfo | str | None:
+    def _decoded(self, sha256: str, fetch: Callable[[str], bool]) -> MediaInfo | str | None:
         """Return the properties of content that was decoded, or the reason why it cannot be used."""
         if (found := _parsed(self.cache.check_result(_DECODED, sha256))) is None:
             with self._lock:
-                may_exist = self._fetch(bucket_of(sha256))
+                may_exist = fetch(bucket_of(sha256))
             if may_exist:
                 found = _parsed(self.cache.check_result(_DECODED, sha256))
         return found
@@ -175,6 +184,11 @@ class MediaChecks:
             self.cache.copy({check_key(_DECODED, digest): text for digest, text in results.items()})
             self._fetched.add(bucket)
         return bucket in self._stored
+
+    def _fetch_for_many(self, bucket: str) -> bool:
+        """Fetch as `_fetch` does, after some small images; reading a part takes as long as decoding these."""
+        self._missed[bucket] += 1
+        return self._missed[bucket] > _DECODED_FIRST and self._fetch(bucket)
 
 
 def check_decoding(path: Path) -> str:

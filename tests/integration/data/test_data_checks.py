@@ -9,7 +9,7 @@ from typing import Any
 import av
 import pytest
 
-from llava_av.datasets import media_checks
+from llava_av.datasets import media_checks, stored_checks
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.media import check
@@ -53,6 +53,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
+def looks_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for the stored result of each image, as for clips, before it is decoded."""
+    monkeypatch.setattr(media_checks, "_DECODED_FIRST", 0)
+
+
+@pytest.fixture
 def elsewhere(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
     """Return the commands on another machine, which has no local cache."""
     return DataCommands(store_environment, tmp_path / "other")
@@ -63,6 +69,7 @@ def pending(data: DataCommands, name: str = "clips") -> tuple[int, int]:
     return data.json("show", name)["pending"], data.json("stats", name)["pending"]
 
 
+@pytest.mark.usefixtures("looks_up")
 def test_headers_leave_the_files_pending_until_they_are_decoded(
     data: DataCommands,
     elsewhere: DataCommands,
@@ -93,6 +100,7 @@ def test_headers_leave_the_files_pending_until_they_are_decoded(
     assert len(decoded) == 3
 
 
+@pytest.mark.usefixtures("looks_up")
 def test_content_is_decoded_once_in_all_datasets_and_machines(
     data: DataCommands, elsewhere: DataCommands, clips: Path, decoded: list[str], tmp_path: Path
 ) -> None:
@@ -108,6 +116,27 @@ def test_content_is_decoded_once_in_all_datasets_and_machines(
     assert pending(elsewhere, "headers") == (0, 0)
     elsewhere.text("commit", other, "--name", "other", "--rehash")
     assert len(decoded) == 6
+
+
+def test_another_machine_looks_for_stored_results_after_some_small_images(
+    data: DataCommands,
+    elsewhere: DataCommands,
+    clips: Path,
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(media_checks, "_DECODED_FIRST", 2)
+    monkeypatch.setattr(media_checks, "bucket_of", lambda sha256: "00")
+    monkeypatch.setattr(stored_checks, "bucket_of", lambda sha256: "00")
+    for shade in range(5):
+        write_grey_image(clips / f"{shade}.png", shade)
+    images = [{**DAY, "id": f"shade {shade}", "image": f"{shade}.png"} for shade in range(5)]
+    write_conversations(settled(clips), [*SAMPLES, *images])
+    data.text("commit", clips)
+    assert len(decoded) == 8
+    decoded.clear()
+    elsewhere.text("commit", clips, "--name", "other")
+    assert len(decoded) == 2
 
 
 def test_a_sample_of_the_digests_is_decoded(
