@@ -47,6 +47,7 @@ from llava_av.cli.options import (
 from llava_av.cli.session import stored_objects
 from llava_av.errors import printable
 from llava_av.plurals import count_of
+from llava_av.processes import set_variables
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -62,14 +63,15 @@ app = typer.Typer(
     help="Convert files to datasets, commit datasets to S3, and show them.", no_args_is_help=True
 )
 _OBJECTS_PER_COLLECTION = 50_000
+_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @app.callback()
-def _save_cpu_time() -> None:
+def _save_cpu_time(context: typer.Context) -> None:
     # Tables of files and samples have no reference cycles; looking for some took a tenth of a commit.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    # NumPy starts threads for linear algebra, which is not used here; they compute while they wait.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # NumPy starts threads for linear algebra, which is not used here; idle ones spin.
+    context.with_resource(set_variables({_THREADS: os.environ.get(_THREADS, "1")}))
 
 
 @app.command()

@@ -14,17 +14,18 @@ and samples of a commit of any version, or of a folder, range by range, and `med
 have not changed, and `folder_stamp` a whole folder, `media_checks` checks media files at a chosen depth,
 `stored_checks` shares the results among machines, `pending_checks` decodes files that were committed without
 decoding, and `ingest_results` exchanges results among the processes of a distributed ingest. `stored_blobs`
-collects the media that a new commit takes over from the newest one, `uploads` and `packs` write the content
-that the newest commit lacks, `committing` commits new content, and `commits` writes and reads commits;
-`rebase` joins the changes of two writers. `writers` keeps commits and the deletion of unused blobs apart.
-`history` stores the author, time and message of a commit, and `media_facts` the properties of its media.
-`tags` gives names to commits, and `commit_names` finds the commit that a user's text names. `contents` reads
-the samples of a commit, `comparison` compares two contents, `statistics` describes one, `excerpt` chooses
-some samples of a commit to look at, and `extraction` copies a commit to a folder that can be committed again;
-the package `exports` writes one as tars or Parquet files. `merging` joins several commits and `filtering`
-selects a subset of one; `derived_content` cuts and writes the ranges of both, and `derived_commits` commits
-them. `previous_version` compares a folder with the newest commit of its dataset, `verification` compares
-stored content with its digests, and `repairing` replaces what is damaged.
+collects the media that a new commit takes over from the newest one, `blob_sources` names the sources of its
+content, `uploads` and `packs` write the content that the newest commit lacks, `committing` commits new
+content, and `commits` writes and reads commits; `rebase` joins the changes of two writers. `writers` keeps
+commits and the deletion of unused blobs apart. `history` stores the author, time and message of a commit, and
+`media_facts` the properties of its media. `tags` gives names to commits, and `commit_names` finds the commit
+that a user's text names. `contents` reads the samples of a commit, `comparison` compares two contents,
+`statistics` describes one, `excerpt` chooses some samples of a commit to look at, and `extraction` copies a
+commit to a folder that can be committed again; the package `exports` writes one as tars or Parquet files.
+`merging` joins several commits and `filtering` selects a subset of one; `derived_content` cuts and writes the
+ranges of both, and `derived_commits` commits them. `previous_version` compares a folder with the newest
+commit of its dataset, `verification` compares stored content with its digests, and `repairing` replaces what
+is damaged.
 
 For training and evaluation, `sample_table` maps the samples of a split from the local disk, `commit_files`
 finds the media files of a commit, `media_stream` fetches them before they are used, and `blob_cache` keeps

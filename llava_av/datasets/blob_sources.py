@@ -17,13 +17,13 @@ from llava_av.datasets.manifest import (
     safe_path,
     sha256_hex,
 )
+from llava_av.datasets.placements import LARGEST_PACKED
 from llava_av.datasets.ranges import FileRow, Listing, SampleLine, files_content, samples_content
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample
 from llava_av.storage import map_parallel
 
 __all__ = [
-    "TINY_BYTES",
     "MediaSources",
     "Source",
     "file_range_sources",
@@ -36,8 +36,6 @@ __all__ = [
     "stored_path",
 ]
 
-TINY_BYTES = 256 << 10
-"""Size of the largest file that is read again for its upload, and sent without a look for it in the store."""
 _HASHED_AT_ONCE = 1024
 
 
@@ -172,7 +170,7 @@ def folder_sources(root: Path, cache: FileCache, rows: Iterable[FileRow]) -> Ite
     """
     remaining = iter(rows)
     while batch := list(islice(remaining, _HASHED_AT_ONCE)):
-        long = [row for row in batch if row.bytes > TINY_BYTES]
+        long = [row for row in batch if row.bytes > LARGEST_PACKED]
         hashed = dict(zip(long, map_parallel(lambda row: _hash_again(root, row, cache), long), strict=True))
         for row in batch:
             yield hashed[row] if row in hashed else _tiny_source(str(root), row)

@@ -4,16 +4,15 @@
 start with a certain digit. Files that were not decoded are pending (`pending_checks`).
 
 A result is looked for by the digest of the content: in the local cache, then among the results of all
-machines in the store (`stored_checks`). The first small images are decoded without the second look, which
-takes as long as decoding some dozens. Content that was decoded is never pending, and content that does not
-decode is refused at every depth.
+machines in the store (`stored_checks`). Reading one part of the latter takes as long as decoding about 32
+small images, so the first 32 are decoded instead. Content that was decoded is never pending, and content that
+does not decode is refused at every depth.
 """
 
 import contextlib
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ _SAMPLED_DIGIT = "0"
 _DECODED, _HEADERS = "check", "headers"
 _SAVED_AT_ONCE = 10_000
 _DECODED_FIRST = 32
-"""Small images that are decoded before the part of the store's results that they belong to is read."""
+"""Small images without a local result that are decoded before the store's results are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class MediaChecks:
         self._again = again
         self._stored: frozenset[str] | None = None
         self._fetched: set[str] = set()
-        self._missed = Counter[str]()
+        self._decoded_first = 0
         self._new = DigestIndex()
 
     def check(self, path: Path, known: KnownFile) -> CheckedMedia:
@@ -97,12 +96,19 @@ class MediaChecks:
 
         return self._checked(path, known.sha256, is_same)
 
-    def check_own(self, path: Path, sha256: str) -> CheckedMedia:
-        """Check a file that only the caller writes, with known content; errors as for `check`."""
-        return self._checked(path, sha256, lambda: True)
+    @property
+    def decodes_all(self) -> bool:
+        """True if no file stays pending."""
+        return self._depth == "full"
 
-    def check_image(self, path: str, sha256: str, content: bytes) -> CheckedMedia:
-        """Check an image whose content was read; errors as for `check`."""
+    def check_own(self, path: Path | str, sha256: str, content: bytes | None = None) -> CheckedMedia:
+        """Check content that does not change; errors as for `check`.
+
+        Args:
+            path: A file that only the caller writes; any file if `content` is given.
+            sha256: Digest of the content.
+            content: Content of an image that was read already.
+        """
         return self._checked(path, sha256, lambda: True, content)
 
     def known(self, path: Path | str, sha256: str) -> CheckedMedia | None:
@@ -150,7 +156,7 @@ class MediaChecks:
         self, path: Path | str, sha256: str, is_same: Callable[[], bool], content: bytes | None = None
     ) -> CheckedMedia:
         decodes = self._decodes(sha256)
-        fetch = self._fetch if content is None or not decodes else self._fetch_for_many
+        fetch = self._fetch if content is None or not decodes else self._fetch_after_some
         if (found := self._known(path, sha256, fetch)) is not None:
             return found
         result = _decode(path, content) if decodes else _read_headers(path, content)
@@ -185,10 +191,10 @@ class MediaChecks:
             self._fetched.add(bucket)
         return bucket in self._stored
 
-    def _fetch_for_many(self, bucket: str) -> bool:
-        """Fetch as `_fetch` does, after some small images; reading a part takes as long as decoding these."""
-        self._missed[bucket] += 1
-        return self._missed[bucket] > _DECODED_FIRST and self._fetch(bucket)
+    def _fetch_after_some(self, bucket: str) -> bool:
+        """Fetch a part as `_fetch` does, but not for the first small images."""
+        self._decoded_first += 1
+        return self._decoded_first > _DECODED_FIRST and self._fetch(bucket)
 
 
 def check_decoding(path: Path) -> str:

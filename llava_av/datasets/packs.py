@@ -101,7 +101,7 @@ def _upload(
 ) -> tuple[list[int], dict[str, Place]]:
     """Write a pack, and return the sizes of the files that were sent and the places of all."""
     with joining:
-        # One thread at a time: joining is short calls (`ordered_calls`).
+        # One pack at a time: joining makes many short calls, which threads slow down (`ordered_calls`).
         content = b"".join(ordered_calls(Source.compared, pack))
     digest = sha256_hex(content)
     entry = FileEntry(sha256=digest, bytes=len(content))

@@ -1,4 +1,4 @@
-"""Content of a commit: hashed locally, then written to the blobs that the object store lacks.
+"""Content of a commit, written to the blobs that the object store lacks.
 
 A blob that the newest commit lists is stored, because its writer has sent it or compared it. Any other blob
 counts only if its content was compared: its entity tag is the one that this content gets, or the blob was
@@ -12,10 +12,11 @@ from functools import partial
 from itertools import compress
 from pathlib import Path
 
-from llava_av.datasets.blob_sources import TINY_BYTES, Source
+from llava_av.datasets.blob_sources import Source
 from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import blob_key
+from llava_av.datasets.placements import LARGEST_PACKED
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.stored_blobs import StoredBlobs
@@ -85,8 +86,9 @@ class Uploader:
         with naming(source.path):
             if source.transfer is not None:
                 return source.transfer()
-            stored = None if size <= TINY_BYTES else self._store.find(key)
-            if self._is_intact(source, stored):
+            # A smaller one is sent without a request for it first: the store refuses to replace it.
+            stored = None if size <= LARGEST_PACKED else self._store.find(key)
+            if self._is_intact(source, stored, None):
                 return None
             if source.local is not None and size > _SMALL_BYTES:
                 self._store.put_file(key, Path(source.local), check=source.require_unchanged)
@@ -95,24 +97,25 @@ class Uploader:
             if stored is None:
                 if self._store.create(key, content):
                     return size
-                if self._is_intact(source, self._store.find(key)):
+                if self._is_intact(source, self._store.find(key), content):
                     return None
             self._store.put_bytes(key, content)
             return size
 
-    def _is_intact(self, source: Source, stored: ObjectInfo | None) -> bool:
-        """Check whether a stored blob has the content of `source`."""
+    def _is_intact(self, source: Source, stored: ObjectInfo | None, content: bytes | None) -> bool:
+        """Check whether a stored blob has the content of `source`, which may have been read already."""
         if stored is None or stored.size != source.entry.bytes:
             return False
-        if stored.etag == self._entity_tag(source):
+        if stored.etag == self._entity_tag(source, content):
             return True
         # Another program may have sent it in other parts, or the server encrypts it.
         return has_digest(self._store, stored, source.entry.sha256, self._cache)
 
-    def _entity_tag(self, source: Source) -> str:
-        if source.local is None or source.stamp is None:
-            return hashlib.md5(source.compared(), usedforsecurity=False).hexdigest()
-        return self._cache.entity_tag(Path(source.local), source.stamp)
+    def _entity_tag(self, source: Source, content: bytes | None) -> str:
+        if content is None and source.local is not None and source.stamp is not None:
+            return self._cache.entity_tag(Path(source.local), source.stamp)
+        content = source.compared() if content is None else content
+        return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def has_digest(store: ObjectStore, stored: ObjectInfo, sha256: str, cache: FileCache) -> bool:

@@ -50,8 +50,8 @@ _OPENERS: Mapping[str, tuple[str, str]] = MappingProxyType(
 _STRIP_PIXELS = 2**20
 _ORIENTATION_TAG = 0x0112
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_PROPERTIES = (b"Raw profile type exif", b"XML:com.adobe.xmp")
-"""Beginnings of texts in which Pillow looks for an orientation."""
+_PNG_METADATA = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Keywords of the text chunks that Pillow reads an orientation from."""
 # Operations that turn a stored image upright, by the tag's value (TIFF 6.0, page 36).
 _UPRIGHT: Mapping[int, Callable[[ImageArray], ImageArray]] = MappingProxyType(
     {
@@ -86,7 +86,8 @@ def open_image(path: Path | str, content: bytes | None = None) -> Iterator[Image
         raise MediaError(path, "is not an image of a supported format; convert it to PNG or JPEG")
     try:
         with file:
-            image = _opener(name)(file, str(path))
+            # Pillow would map the file of this name instead of reading the content.
+            image = _opener(name)(file, str(path) if content is None else "")
             require_usable(path, name, file, image)
             yield image
     except MediaError:
@@ -125,7 +126,7 @@ def _detail(error: Exception) -> str:
 def orientation(image: ImageFile) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if it is absent or unreadable.
 
-    Decode an image before this call: reading EXIF data hides damage.
+    To find damage, decode the image before this call, which may decode it and ignores all errors.
     """
     if image.format == "TIFF":
         return 1  # Pillow itself turns TIFF images upright while it loads them
@@ -139,13 +140,13 @@ def orientation(image: ImageFile) -> int:
 
 def _exif(image: ImageFile) -> Image.Exif:
     is_undecoded_png = image.format == "PNG" and image.tile and image.fp is not None
-    if is_undecoded_png and not _has_properties_after_pixels(cast(IO[bytes], image.fp)):
+    if is_undecoded_png and not _has_metadata_after_pixels(cast(IO[bytes], image.fp)):
         # The method of a PNG would first decode it.
         return Image.Image.getexif(image)
     return image.getexif()
 
 
-def _has_properties_after_pixels(file: IO[bytes]) -> bool:
+def _has_metadata_after_pixels(file: IO[bytes]) -> bool:
     """Check whether a PNG has EXIF data or XMP after its first pixels; the file's position is kept."""
     before, at, has_pixels = file.tell(), len(_PNG_SIGNATURE), False
     try:
@@ -153,7 +154,7 @@ def _has_properties_after_pixels(file: IO[bytes]) -> bool:
             size, kind = struct.unpack(">I4s", head)
             has_pixels |= kind == b"IDAT"
             is_text = has_pixels and kind in (b"tEXt", b"zTXt", b"iTXt")
-            if (has_pixels and kind == b"eXIf") or (is_text and file.read(21).startswith(_PNG_PROPERTIES)):
+            if (has_pixels and kind == b"eXIf") or (is_text and file.read(21).startswith(_PNG_METADATA)):
                 return True
             at += 12 + size
     finally:

@@ -7,7 +7,7 @@ from typing import IO
 
 from llava_av.media.info import UnreadableError, require_bytes
 
-__all__ = ["content_format", "image_format", "open_with_format"]
+__all__ = ["HEAD_BYTES", "content_format", "image_format", "open_with_format"]
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -28,7 +28,8 @@ _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 # Brands that name only the container; the compatible brands name the codec.
 _HEIF_BRANDS = (b"mif1", b"mif2", b"msf1")
-_HEAD_BYTES = 256
+HEAD_BYTES = 256
+"""Bytes at the start of a file that are sufficient to identify its format."""
 
 
 def image_format(path: Path | str) -> str | None:
@@ -56,7 +57,7 @@ def open_with_format(path: Path | str, content: bytes | None = None) -> tuple[IO
         try:
             require_bytes(path)
             file = opened.enter_context(path.open("rb"))
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
             file.seek(0)
         except OSError as error:
             raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
@@ -65,8 +66,8 @@ def open_with_format(path: Path | str, content: bytes | None = None) -> tuple[IO
 
 
 def content_format(content: bytes) -> str | None:
-    """Return the format of content, as `image_format` does; its first 256 bytes are sufficient."""
-    head = content[:_HEAD_BYTES]
+    """Return the format of content, as `image_format` does; its first `HEAD_BYTES` are sufficient."""
+    head = content[:HEAD_BYTES]
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":

@@ -5,7 +5,8 @@ the caller, `signals` handles signals during a block, and `termination` keeps SI
 `job_entry` is the command line that all jobs share; `imports` speeds up their start and `leaving` their end.
 `joining` detects a process that does not join its training group, `heartbeat` one that stopped or hangs;
 `stalls` then ends the others. `progress` passes the progress of work to another process, `variables` sets and
-reads environment variables, `cores` counts the usable cores, and `allocator` returns freed memory.
+reads environment variables, `cores` counts the usable cores, `allocator` returns freed memory, and
+`ordered_calls` calls a function on many files.
 
 `guard` is not imported here because it also runs as a module of its own, and `joining`, `heartbeat` and
 `stalls` because they need torch.

@@ -1,8 +1,8 @@
 """Calls of a function on many files, in threads only where these save time.
 
-Threads with short calls mostly wait for Python's global interpreter lock: two threads that check small images
-take half as much CPU time again, and are not faster. Short calls therefore run in the calling thread, unless
-the file system makes them wait, as that of a network does.
+Threads with short calls mostly wait for Python's global interpreter lock, and take more CPU time without
+being faster. Short calls therefore run in the calling thread, unless they wait for something else, such as a
+network file system.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 __all__ = ["ordered_calls"]
 
-_WORKERS = 4
+_WORKERS, _WAITING_WORKERS = 4, 8
 # A task of a pool costs as much as the check of a file that is known.
 _AT_ONCE = 8
 # A waiting task takes memory.
@@ -49,21 +49,33 @@ def ordered_calls(
     tasks: deque[Future[list[_Result]]] = deque()
     in_threads = 0
     pool = ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1))
+    waiting_pool = ThreadPoolExecutor(_WAITING_WORKERS)
     try:
         while own := list(islice(remaining, _AT_ONCE)):
-            if in_threads or not all(map(is_short, own)):
-                in_threads = max(0, in_threads - 1)
+            if not all(map(is_short, own)):
                 tasks.append(pool.submit(call, own))
+            elif in_threads:
+                in_threads -= 1
+                tasks.append(waiting_pool.submit(call, own))
             else:
                 began_s, cpu_s = time.perf_counter(), time.thread_time()
-                results = call(own)
+                tasks.append(_finished(call, own))
                 if time.perf_counter() - began_s > _WAITING * (time.thread_time() - cpu_s):
                     in_threads = _MOST_TASKS
-                tasks.append(Future())
-                tasks[-1].set_result(results)
             while tasks and (len(tasks) == _MOST_TASKS or tasks[0].done()):
                 yield from tasks.popleft().result()
         while tasks:
             yield from tasks.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        waiting_pool.shutdown(cancel_futures=True)
+
+
+def _finished(call: Callable[[list[_Item]], list[_Result]], items: list[_Item]) -> Future[list[_Result]]:
+    """Call a function in this thread, and return its result or error like a pool."""
+    future: Future[list[_Result]] = Future()
+    try:
+        future.set_result(call(items))
+    except Exception as error:
+        future.set_exception(error)
+    return future

@@ -3,15 +3,16 @@
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
-from llava_av.datasets.sources import file_checks
+from llava_av.datasets.sources import folder as folder_module
+from llava_av.datasets.sources.file_checks import FileCheck, folder_check
 from llava_av.datasets.sources.folder import FolderScan, read_folder
 from llava_av.datasets.sources.rows import Rows
 from llava_av.media import check
@@ -125,13 +126,12 @@ def folder(tmp_path: Path) -> Path:
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of the names of files that are looked up one by one from now on."""
     names: list[str] = []
-    check_file = file_checks._check_file
 
-    def checking(home: Any, checks: MediaChecks, name: str) -> Any:
-        names.append(Path(name).name)
-        return check_file(home, checks, name)
+    def recording(root: Path, checks: MediaChecks) -> FileCheck:
+        own = folder_check(root, checks)
+        return replace(own, result=lambda name: names.append(Path(name).name) or own.result(name))
 
-    monkeypatch.setattr(file_checks, "_check_file", checking)
+    monkeypatch.setattr(folder_module, "folder_check", recording)
     return names
 
 

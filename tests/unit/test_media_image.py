@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
-from llava_av.media.check import check_headers
+from llava_av.media.check import check_headers, check_media
 from llava_av.media.container import MediaError
 from llava_av.media.image import image_size, read_image
+from llava_av.media.image_frames import frames_of_image
 from tests.media_samples import write_grey_clip
 
 CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
@@ -85,6 +86,19 @@ def test_an_orientation_after_the_pixels_of_a_png_is_found(tmp_path: Path, form:
     assert image_size(path, max_pixels=10**6) == (80, 48)
     assert read_image(path, max_pixels=10**6).shape == (80, 48, 3)
     assert (check_headers(path).width, check_headers(path).height) == (48, 80)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "tiff", "ppm", "gif", "webp", "jp2"])
+def test_an_image_whose_content_is_given_is_not_read_from_its_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    grey = Image.new("L", (24, 16), 200)
+    grey.save(path)
+    content, read = path.read_bytes(), np.asarray(read_image(path, max_pixels=10**6))
+    Image.new("L", (24, 16), 10).save(path)
+    assert check_media(path, content) == check_headers(path, content)
+    assert [frame.tolist() for _, frame in frames_of_image(path, content)] == [read.tolist()]
+    path.unlink()
+    assert check_media(path, content).width == 24
 
 
 def test_the_size_of_a_png_is_read_without_its_pixels(

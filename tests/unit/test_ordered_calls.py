@@ -1,12 +1,13 @@
 """Ordered calls: results in the order of the items, short calls in the calling thread."""
 
 import threading
-import time
 from collections.abc import Callable
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
+from llava_av.processes import ordered_calls as module
 from llava_av.processes.ordered_calls import ordered_calls
 
 ITEMS = range(1000)
@@ -22,8 +23,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def advance_by(seconds: float) -> None:
         times = count(0.0, seconds)
-        monkeypatch.setattr(time, "perf_counter", lambda: next(times))
-        monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+        clocks = SimpleNamespace(perf_counter=lambda: next(times), thread_time=lambda: 0.0)
+        monkeypatch.setattr(module, "time", clocks)
 
     return advance_by
 
@@ -46,10 +47,27 @@ def test_long_calls_run_in_threads_beside_short_ones(clock: Callable[[float], No
 def test_short_calls_that_wait_run_in_threads(clock: Callable[[float], None]) -> None:
     clock(1.0)
     own = threading.get_ident()
-    found = list(ordered_calls(thread, ITEMS[:64]))
-    assert [item for item, _ in found] == list(ITEMS[:64])
-    assert {ran for _, ran in found[:8]} == {own}
-    assert all(ran != own for _, ran in found[8:])
+    found = list(ordered_calls(thread, ITEMS))
+    assert [item for item, _ in found] == list(ITEMS)
+    # One batch shows whether calls wait, and the next 64 run in threads.
+    assert [ran == own for _, ran in found] == [item // 8 % 65 == 0 for item in ITEMS]
+
+
+def test_an_error_comes_after_the_results_before_it() -> None:
+    ready = threading.Event()
+
+    def call(item: int) -> int:
+        if item < 8:
+            assert ready.wait(10)
+        elif item == 8:
+            ready.set()
+            raise ValueError("item 8")
+        return item
+
+    results = ordered_calls(call, ITEMS, is_short=lambda item: item >= 8)
+    assert [next(results) for _ in range(8)] == list(range(8))
+    with pytest.raises(ValueError, match="item 8"):
+        next(results)
 
 
 @pytest.mark.parametrize("is_short", [True, False])
@@ -74,3 +92,11 @@ def test_items_are_taken_as_results_are_needed() -> None:
     assert next(results) == 0
     assert len(taken) < 100
     results.close()
+
+
+def test_closing_ends_calls_that_have_not_started() -> None:
+    called: list[int] = []
+    results = ordered_calls(lambda item: called.append(item) or item, ITEMS, is_short=lambda item: False)
+    assert next(results) == 0
+    results.close()
+    assert len(called) < len(ITEMS)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from llava_av.datasets.file_cache import FileCache, KnownFile
 from llava_av.datasets.manifest import sha256_hex
 from llava_av.datasets.media_checks import MediaChecks
-from llava_av.media.image_formats import content_format
+from llava_av.media.image_formats import HEAD_BYTES, content_format
 from llava_av.media.info import MediaError, MediaInfo, UnreadableError, require_bytes
 from llava_av.processes.ordered_calls import ordered_calls
 
@@ -96,9 +96,9 @@ def _check_file(home: _Home, checks: MediaChecks, name: str) -> CheckedFile | st
         status = _status(path)
         if not home.holds(path, is_link=status is not None and stat.S_ISLNK(status.st_mode)):
             return "links to a file outside the dataset's folder; copy the file into it"
-        if status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= _SHORT_BYTES:
-            content = _read(path)
-            if content_format(content) is not None:
+        if checks.decodes_all and status is not None and _is_short(status):
+            content = _image_content(path)
+            if content is not None:
                 return _check_image(path, content, checks)
         known = _identify(Path(path), checks.cache)
         found = checks.check(Path(path), known)
@@ -117,18 +117,24 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
-def _read(path: str) -> bytes:
+def _is_short(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _SHORT_BYTES
+
+
+def _image_content(path: str) -> bytes | None:
+    """Return the content of an image; None for another file."""
     try:
         with open(path, "rb", buffering=0) as file:
-            return file.read()
+            head = file.read(HEAD_BYTES)
+            return None if content_format(head) is None else head + file.read()
     except OSError as error:
         raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def _check_image(path: str, content: bytes, checks: MediaChecks) -> CheckedFile:
-    """Check a small image; reading it again costs less than a look-up of its stamp in the cache."""
+    """Check a small image; reading it again takes less time than a look-up of its stamp in the cache."""
     sha256 = sha256_hex(content)
-    found = checks.check_image(path, sha256, content)
+    found = checks.check_own(path, sha256, content)
     return CheckedFile(found.info, sha256, len(content), found.decoded)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import av
 import pytest
 
-from llava_av.datasets import media_checks, stored_checks
+from llava_av.datasets import media_checks
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.media import check
@@ -126,8 +126,6 @@ def test_another_machine_looks_for_stored_results_after_some_small_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(media_checks, "_DECODED_FIRST", 2)
-    monkeypatch.setattr(media_checks, "bucket_of", lambda sha256: "00")
-    monkeypatch.setattr(stored_checks, "bucket_of", lambda sha256: "00")
     for shade in range(5):
         write_grey_image(clips / f"{shade}.png", shade)
     images = [{**DAY, "id": f"shade {shade}", "image": f"{shade}.png"} for shade in range(5)]
