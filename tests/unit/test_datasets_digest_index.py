@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.placements import Place, Places
+from llava_av.datasets.sources import name_table
 from llava_av.datasets.sources.checked_files import CheckedFiles
 from llava_av.datasets.sources.file_checks import CheckedFile
 from llava_av.datasets.sources.name_table import NameTable
@@ -111,16 +112,17 @@ def test_checked_files_equal_a_dictionary(files: list[tuple[int, int, bool]]) ->
     )
 
 
-@given(parts=st.lists(st.lists(st.integers(0, 40), max_size=40), max_size=4), others=st.booleans())
-def test_names_are_found_by_number_and_by_text(parts: list[list[int]], others: bool) -> None:
+@given(parts=st.lists(st.lists(st.integers(0, 40), max_size=40), max_size=4), forgets=st.booleans())
+@example(parts=[[1], [1]], forgets=True)
+def test_names_are_found_by_number_and_by_text(parts: list[list[int]], forgets: bool) -> None:
     table, added, numbers = NameTable(), list[str](), list[int]()
-    for part in parts:
-        own = [f"{number}/é.png" for number in part]
-        numbers += table.add(own)
-        added += own
-        if others:
-            # More than the table remembers, so the next part gets new numbers.
-            table.add([f"other {number}" for number in range(20_000)])
+    with pytest.MonkeyPatch.context() as patch:
+        # A name that the table has forgotten gets a new number.
+        patch.setattr(name_table, "_RECENT", 0 if forgets else 50)
+        for part in parts:
+            own = [f"{number}/é.png" for number in part]
+            numbers += table.add(own)
+            added += own
     assert table.texts(np.array(numbers, np.int64)) == added
     assert list(table.each(np.array(numbers, np.int64))) == added
     firsts = table.firsts()[numbers].tolist() if numbers else []
@@ -143,7 +145,10 @@ def test_many_texts_are_read_and_sorted() -> None:
 
 def test_many_digests_are_found() -> None:
     choose, index = random.Random(0), DigestIndex()
-    added = [f"{choose.randrange(1000):032x}{choose.randrange(1000):032x}" for _ in range(300_000)]
+    # More than an index keeps in memory; some are equal, and some only begin alike.
+    added = [choose.randbytes(32).hex() for _ in range(290_000)]
+    added += [f"{one[:16]}{choose.randbytes(24).hex()}" for one in added[:1000]] + added[:9000]
+    choose.shuffle(added)
     index.add(added)
     places = choose.sample(range(len(added)), 100)
     assert index.at(np.array(places)) == [added[place] for place in places]

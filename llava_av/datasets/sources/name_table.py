@@ -84,7 +84,7 @@ class NameTable:
         """Return for each number the first one with the same path."""
         hashes, order = self._index()
         found = np.arange(len(self), dtype=np.int32)
-        last, known = -1, dict[str, int]()
+        last, known = -2, dict[str, int]()
         for place in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
             if place != last + 1:
                 known = {self[order[place]]: int(order[place])}
