@@ -20,8 +20,9 @@ _WORKERS, _WAITING_WORKERS = 4, 8
 _AT_ONCE = 8
 # A waiting task takes memory.
 _MOST_TASKS = 64
-# Calls that take this many times their CPU time wait for something.
-_WAITING = 3
+# Short calls wait if they took this much longer than three times their CPU time since they last did not.
+_WAITED_S, _USUAL = 0.05, 3
+_IN_THREADS = 256
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -47,7 +48,7 @@ def ordered_calls(
 
     remaining = iter(items)
     tasks: deque[Future[list[_Result]]] = deque()
-    in_threads = 0
+    in_threads, waited_s = 0, 0.0
     pool = ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1))
     waiting_pool = ThreadPoolExecutor(_WAITING_WORKERS)
     try:
@@ -60,8 +61,11 @@ def ordered_calls(
             else:
                 began_s, cpu_s = time.perf_counter(), time.thread_time()
                 tasks.append(_finished(call, own))
-                if time.perf_counter() - began_s > _WAITING * (time.thread_time() - cpu_s):
-                    in_threads = _MOST_TASKS
+                took_s, cpu_s = time.perf_counter() - began_s, time.thread_time() - cpu_s
+                waited_s = max(0.0, waited_s + took_s - _USUAL * cpu_s)
+                if waited_s > _WAITED_S:
+                    # Later ones show again whether they wait.
+                    in_threads, waited_s = _IN_THREADS, 0.0
             while tasks and (len(tasks) == _MOST_TASKS or tasks[0].done()):
                 yield from tasks.popleft().result()
         while tasks:

@@ -10,7 +10,7 @@ import pytest
 from llava_av.processes import ordered_calls as module
 from llava_av.processes.ordered_calls import ordered_calls
 
-ITEMS = range(1000)
+ITEMS = range(3000)
 
 
 def thread(item: int) -> tuple[int, int]:
@@ -49,8 +49,15 @@ def test_short_calls_that_wait_run_in_threads(clock: Callable[[float], None]) ->
     own = threading.get_ident()
     found = list(ordered_calls(thread, ITEMS))
     assert [item for item, _ in found] == list(ITEMS)
-    # One batch shows whether calls wait, and the next 64 run in threads.
-    assert [ran == own for _, ran in found] == [item // 8 % 65 == 0 for item in ITEMS]
+    # Eight calls show that they wait, and the next 256 times eight run in threads.
+    assert [ran == own for _, ran in found] == [item // 8 % 257 == 0 for item in ITEMS]
+
+
+def test_a_pause_does_not_mean_that_calls_wait(clock: Callable[[float], None]) -> None:
+    clock(0.04)
+    own = threading.get_ident()
+    found = list(ordered_calls(thread, ITEMS[:16]))
+    assert {ran for _, ran in found} == {own}
 
 
 def test_an_error_comes_after_the_results_before_it() -> None:
