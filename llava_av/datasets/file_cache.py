@@ -96,14 +96,18 @@ class FileCache:
             self._flush()
             self._database.close()
 
-    def identify(self, path: Path) -> KnownFile:
+    def identify(self, path: Path, read: Callable[[Path], str] = file_sha256) -> KnownFile:
         """Return the digest of a file; the file is read unless its stamp is known.
+
+        Args:
+            path: The file.
+            read: Returns the SHA-256 of its content as 64 hex digits.
 
         Raises:
             OSError: The file cannot be read.
         """
         stamp = Stamp.of(path)
-        digest = self._fact("sha256", path, stamp, file_sha256)
+        digest = self._fact("sha256", path, stamp, read)
         return KnownFile(sha256=digest, stamp=stamp)
 
     def entity_tag(self, path: Path, stamp: Stamp) -> str:

@@ -96,11 +96,6 @@ class MediaChecks:
 
         return self._checked(path, known.sha256, is_same)
 
-    @property
-    def decodes_all(self) -> bool:
-        """True if no file stays pending."""
-        return self._depth == "full"
-
     def check_own(self, path: Path | str, sha256: str, content: bytes | None = None) -> CheckedMedia:
         """Check content that does not change; errors as for `check`.
 

@@ -1,7 +1,6 @@
 """Checks of the media files that the rows of a folder name, by their paths in the folder."""
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from llava_av.datasets.media_checks import MediaChecks
 from llava_av.media.image_formats import HEAD_BYTES, content_format
 from llava_av.media.info import MediaError, MediaInfo, UnreadableError, require_bytes
 from llava_av.processes.ordered_calls import ordered_calls
+from llava_av.storage import file_sha256
 
 __all__ = ["CheckedFile", "FileCheck", "check_files", "folder_check", "outside"]
 
@@ -73,12 +73,14 @@ class _Home:
         """Return the path of a file; joining texts is faster than joining paths."""
         return f"{self._text}/{name}"
 
-    def holds(self, path: str, *, is_link: bool) -> bool:
+    def holds(self, path: str) -> bool:
         """Check whether a path in the folder leads to a file in it."""
         parent = os.path.dirname(path)
         if parent not in self._inside:
             self._inside[parent] = Path(parent).resolve().is_relative_to(self.root)
-        return self._inside[parent] and (not is_link or Path(path).resolve().is_relative_to(self.root))
+        return self._inside[parent] and (
+            not os.path.islink(path) or Path(path).resolve().is_relative_to(self.root)
+        )
 
     def has_short_file(self, name: str) -> bool:
         """Check whether a path has a small file, or none."""
@@ -93,15 +95,13 @@ def _check_file(home: _Home, checks: MediaChecks, name: str) -> CheckedFile | st
         return reason
     path = home.path(name)
     try:
-        status = _status(path)
-        if not home.holds(path, is_link=status is not None and stat.S_ISLNK(status.st_mode)):
+        if not home.holds(path):
             return "links to a file outside the dataset's folder; copy the file into it"
-        if checks.decodes_all and status is not None and _is_short(status):
-            content = _image_content(path)
-            if content is not None:
-                return _check_image(path, content, checks)
-        known = _identify(Path(path), checks.cache)
-        found = checks.check(Path(path), known)
+        known, content = _identify(Path(path), checks.cache)
+        if content is None:
+            found = checks.check(Path(path), known)
+        else:
+            found = checks.check_own(path, known.sha256, content)
         return CheckedFile(found.info, known.sha256, known.stamp.size, found.decoded)
     except MediaError as error:
         return error.reason
@@ -110,37 +110,22 @@ def _check_file(home: _Home, checks: MediaChecks, name: str) -> CheckedFile | st
         return f"is not a usable path: {error.args[-1] if error.args else error}"
 
 
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None
+def _identify(path: Path, cache: FileCache) -> tuple[KnownFile, bytes | None]:
+    """Return the digest of a file, and its content if that was read now and is a small image."""
+    content: bytes | None = None
 
-
-def _is_short(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_size <= _SHORT_BYTES
-
-
-def _image_content(path: str) -> bytes | None:
-    """Return the content of an image; None for another file."""
-    try:
-        with open(path, "rb", buffering=0) as file:
+    def digest(path: Path) -> str:
+        nonlocal content
+        with path.open("rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
-            return None if content_format(head) is None else head + file.read()
-    except OSError as error:
-        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
+            if content_format(head) is None or os.fstat(file.fileno()).st_size > _SHORT_BYTES:
+                return file_sha256(path)
+            content = head + file.read()
+        return sha256_hex(content)
 
-
-def _check_image(path: str, content: bytes, checks: MediaChecks) -> CheckedFile:
-    """Check a small image; reading it again takes less time than a look-up of its stamp in the cache."""
-    sha256 = sha256_hex(content)
-    found = checks.check_own(path, sha256, content)
-    return CheckedFile(found.info, sha256, len(content), found.decoded)
-
-
-def _identify(path: Path, cache: FileCache) -> KnownFile:
     try:
         require_bytes(path)
-        return cache.identify(path)
+        known = cache.identify(path, digest)
     except OSError as error:
         raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
+    return known, content
