@@ -33,6 +33,8 @@ _NO_SUCH_COMMAND = 127
 _GRACE_S = 6.0
 _KILL_S = 6.0
 _KILL_POLL_S = 0.01
+# One is not enough: psutil does not find the children of a process that ends during the search.
+_EMPTY_ROUNDS = 2
 _PARENT_POLL_S = 1.0
 _END_S = 15.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -173,10 +175,10 @@ def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
         os.killpg(child.pid, signal.SIGKILL)
     me = psutil.Process()
     deadline = time.monotonic() + _KILL_S
-    while time.monotonic() < deadline:
+    empty_rounds = 0
+    while time.monotonic() < deadline and empty_rounds < _EMPTY_ROUNDS:
         below = [process for process in me.children(recursive=True) if _is_alive(process)]
-        if not below:
-            return
+        empty_rounds = 0 if below else empty_rounds + 1
         # A process that forks while it is being killed is found in the next round.
         for process in below:
             with contextlib.suppress(psutil.Error):

@@ -158,6 +158,22 @@ sys.exit(-child.wait(10))
     assert subprocess.run([sys.executable, "-c", code]).returncode == signal.SIGKILL
 
 
+def test_a_process_that_one_search_misses_is_killed() -> None:
+    # psutil misses the children of a process that ends between its list of processes and its look at each.
+    code = """
+import psutil, subprocess, sys
+from llava_av.processes.guard import _kill_tree
+command = subprocess.Popen([sys.executable, "-c", ""])
+command.wait()
+orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+search, missed = psutil.Process.children, [[]]
+psutil.Process.children = lambda self, recursive: missed.pop() if missed else search(self, recursive)
+_kill_tree(command)
+sys.exit(orphan.poll() is None)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_a_command_that_ends_leaves_no_orphan(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     guard = guarded_popen([sys.executable, "-c", TREE, str(pids)])
