@@ -1,4 +1,4 @@
-"""The wheel, installed without a checkout, which runs the commands of a new project."""
+"""The wheel, installed without a checkout, which runs the quick dry run in an empty folder."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from llava_av import __version__
 from llava_av.named_files import FileKind, default_folder
-from tests.commands import ROOT
+from tests.commands import ROOT, without_network
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -48,10 +49,10 @@ class Installed:
     """Empty folder outside of any checkout."""
     commit: str
 
-    def run(self, *command: str, code: int = 0) -> str:
+    def run(self, *command: str, prefix: Sequence[str] = (), code: int = 0) -> str:
         """Run a command of the environment, and return its output."""
         done = subprocess.run(
-            [self.python.with_name(command[0]), *command[1:]],
+            [*prefix, self.python.with_name(command[0]), *command[1:]],
             cwd=self.folder,
             env={**_VARIABLES, "PATH": f"{self.python.parent}:{_BIN}:{os.environ['PATH']}"},
             capture_output=True,
@@ -128,3 +129,10 @@ def test_the_commands_of_a_new_project_run(installed: Installed) -> None:
         "accuracy.av.joint at least 0.5"
         in (project.folder / "dryrun-outputs" / "experiments" / "talks.md").read_text()
     )
+
+
+def test_the_quick_dry_run_needs_no_checkout(installed: Installed) -> None:
+    said = installed.run("llava-av", "dryrun", "--quick", "--output-dir", "out", prefix=without_network())
+    assert "gate" in said
+    assert (installed.folder / "out" / "report.html").is_file()
+    assert installed.commit[:12] in (installed.folder / "out" / "experiments" / "dryrun.md").read_text()
