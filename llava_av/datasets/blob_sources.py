@@ -215,13 +215,13 @@ def stored_path(sample: str, path: str) -> str:
 
 
 def _hash_file(root: Path, path: str, cache: FileCache) -> Source:
-    local = root / path
+    local = f"{root}/{path}"
     try:
-        known = cache.identify(local)
+        known = cache.identify(Path(local))
     except OSError as error:
-        raise _unreadable(str(local), error) from error
+        raise _unreadable(local, error) from error
     entry = FileEntry(sha256=known.sha256, bytes=known.stamp.size)
-    source = Source(path=path, entry=entry, content=local.read_bytes, local=str(local), stamp=known.stamp)
+    source = Source(path=path, entry=entry, content=partial(_read, local), local=local, stamp=known.stamp)
     source.require_unchanged()
     return source
 
@@ -230,5 +230,5 @@ def _unreadable(local: str, error: OSError) -> CommitError:
     return CommitError(f"cannot read {local}: {error.strerror}")
 
 
-def _changed(local: Path | str | None) -> CommitError:
+def _changed(local: str | None) -> CommitError:
     return CommitError(f"{local} changed during the commit: commit again when no program writes to it")

@@ -66,12 +66,10 @@ def add_results(
         buckets: Parts that exist, so that the others need not be read; None if that is unknown.
     """
 
-    def is_new(bucket: str) -> bool:
-        return buckets is not None and bucket not in buckets
-
     def add(item: tuple[str, list[str]]) -> None:
         bucket, own = item
-        _add(store, bucket, {digest: results[digest] for digest in own}, is_new=is_new(bucket))
+        is_new = buckets is not None and bucket not in buckets
+        _add(store, bucket, {digest: results[digest] for digest in own}, is_new=is_new)
 
     map_parallel(add, _by_bucket(results).items())
 

@@ -20,8 +20,9 @@ _WORKERS, _WAITING_WORKERS = 4, 8
 _AT_ONCE = 8
 # A waiting task takes memory.
 _MOST_TASKS = 64
-# Short calls wait if they took this much longer than three times their CPU time since they last did not.
-_WAITED_S, _USUAL = 0.05, 3
+# Short calls move to threads when their time beyond three times their CPU time adds up to this.
+_MOST_WAITED_S, _CPU_TIMES = 0.05, 3
+# Tasks of short calls in threads until the next calls show whether they still wait.
 _IN_THREADS = 256
 
 _Item = TypeVar("_Item")
@@ -62,9 +63,8 @@ def ordered_calls(
                 began_s, cpu_s = time.perf_counter(), time.thread_time()
                 tasks.append(_finished(call, own))
                 took_s, cpu_s = time.perf_counter() - began_s, time.thread_time() - cpu_s
-                waited_s = max(0.0, waited_s + took_s - _USUAL * cpu_s)
-                if waited_s > _WAITED_S:
-                    # Later ones show again whether they wait.
+                waited_s = max(0.0, waited_s + took_s - _CPU_TIMES * cpu_s)
+                if waited_s > _MOST_WAITED_S:
                     in_threads, waited_s = _IN_THREADS, 0.0
             while tasks and (len(tasks) == _MOST_TASKS or tasks[0].done()):
                 yield from tasks.popleft().result()
