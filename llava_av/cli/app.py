@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from typing import NoReturn
 
@@ -30,7 +31,7 @@ from llava_av.cli import (
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.logs import FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, configure_logging, log_error
-from llava_av.processes import exit_without_teardown, set_variables
+from llava_av.processes import call_with_frame_memory, exit_without_teardown, set_variables
 from llava_av.redaction import redact_output
 from llava_av.workflows.runtime.workspace import quiet_libraries
 
@@ -92,6 +93,8 @@ def main() -> None:
     redact_output()
     try:
         configure_logging()
+        # The search for plugins of pydantic reads the metadata of each installed package.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
         app()
     except Exception as error:
         line = explain(error)
@@ -105,7 +108,7 @@ def run_and_exit() -> NoReturn:
     """Run the command line and end the process without freeing each object (`exit_without_teardown`)."""
     code: int | str | None = None
     try:
-        main()
+        call_with_frame_memory(main)
     except SystemExit as ended:
         code = ended.code
     if not isinstance(code, str):

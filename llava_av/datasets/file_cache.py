@@ -18,7 +18,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -139,21 +139,21 @@ class FileCache:
         """Remember the commit that has the content of a folder with a stamp."""
         self._put(f"folder {stamp} {folder}", commit)
 
-    def checked_rows(self, digest: str) -> str | None:
-        """Return the text that `remember_rows` was called with; see `sources.sample_rows`."""
-        return self._get(f"rows {__version__} {digest}")
+    def checked_rows(self, digests: Sequence[str]) -> dict[str, str]:
+        """Return the texts of `remember_rows` for some digests; see `sources.sample_rows`."""
+        return self._get_all(_rows_key, digests)
 
     def remember_rows(self, digest: str, text: str) -> None:
         """Remember the checked rows of a text with a digest."""
-        self._put(f"rows {__version__} {digest}", text)
+        self._put(_rows_key(digest), text)
 
-    def checked_files(self, digest: str) -> str | None:
-        """Return the text that `remember_files` was called with; see `folder_files`."""
-        return self._get(check_key("files", digest))
+    def checked_files(self, digests: Sequence[str]) -> dict[str, str]:
+        """Return the texts of `remember_files` for some digests; see `folder_files`."""
+        return self._get_all(_files_key, digests)
 
     def remember_files(self, digest: str, text: str) -> None:
         """Remember the results of files whose names and stamps have a digest."""
-        self._put(check_key("files", digest), text)
+        self._put(_files_key(digest), text)
 
     def object_digest(self, address: str, entity_tag: str) -> str | None:
         """Return the digest that `remember_digest` was called with for a version of a stored object."""
@@ -193,6 +193,18 @@ class FileCache:
                 row = self._database.execute("SELECT value, seal FROM facts WHERE key = ?", (key,)).fetchone()
         return row[0] if row is not None and row[1] == _seal(key, row[0]) else None
 
+    def _get_all(self, key_of: Callable[[str], str], digests: Sequence[str]) -> dict[str, str]:
+        """Return the values of some digests; one query locks the file and looks for a journal only once."""
+        wanted = {key_of(digest): digest for digest in digests}
+        query = f"SELECT key, value, seal FROM facts WHERE key IN ({','.join('?' * len(wanted))})"
+        with self._lock:
+            found = {key: self._pending[key] for key in wanted.keys() & self._pending.keys()}
+            rows: list[tuple[str, str, bytes]] = []
+            with self._tolerant():
+                rows = self._database.execute(query, tuple(wanted)).fetchall()
+        found = {key: value for key, value, checksum in rows if checksum == _seal(key, value)} | found
+        return {wanted[key]: value for key, value in found.items()}
+
     def _put(self, key: str, value: str) -> None:
         with self._lock:
             self._pending[key] = value
@@ -223,6 +235,14 @@ class FileCache:
 def check_key(kind: str, sha256: str) -> str:
     """Return the key of the result of a check of content."""
     return f"{kind} {CHECK_VERSION} {sha256}"
+
+
+def _rows_key(digest: str) -> str:
+    return f"rows {__version__} {digest}"
+
+
+def _files_key(digest: str) -> str:
+    return check_key("files", digest)
 
 
 def _seal(key: str, value: str) -> bytes:

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import time
 import zlib
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderFiles"]
 
-_MEAN_FILES = 64
+_MEAN_FILES, _READ_AT_ONCE = 64, 128
 _RECENT_NS = 10_000_000_000
 """Age from which a change is settled on every file system."""
 
@@ -64,12 +65,15 @@ class FolderFiles:
 
     def add_known(self, cache: FileCache, checked: CheckedFiles) -> None:
         """Add the results of files that did not change since `remember` and that `checked` wants."""
-        for block in self._blocks or ():
-            # A text that this version cannot read is replaced by `remember`.
-            with contextlib.suppress(TypeError, ValueError):
-                names, digests, sizes, infos = json.loads(cache.checked_files(block.digest) or "")
-                checked.add_decoded(names, infos, digests, sizes)
-                block.is_known = True
+        blocks = self._blocks or []
+        for start in range(0, len(blocks), _READ_AT_ONCE):
+            own = {block.digest: block for block in blocks[start : start + _READ_AT_ONCE]}
+            for digest, text in cache.checked_files(list(own)).items():
+                # A text that this version cannot read is replaced by `remember`.
+                with contextlib.suppress(TypeError, ValueError):
+                    names, digests, sizes, infos = json.loads(text)
+                    checked.add_decoded(names, infos, digests, sizes)
+                    own[digest].is_known = True
 
     def remember(self, cache: FileCache, checked: CheckedFiles) -> None:
         """Remember the results of decoded files that did not change since this object was made.
@@ -138,32 +142,27 @@ class _Walk:
         Raises:
             OSError: A directory or file cannot be accessed.
         """
-        with os.scandir(os.fsencode(home)) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        parts: list[bytes] = []
-        for entry in entries:
-            name = entry.name
-            if entry.is_symlink():
-                self.is_settled = False
-            elif entry.is_dir(follow_symlinks=False):
+        recent_ns = self._began_ns - _RECENT_NS
+        start, parts, folders = os.fsencode(home) + b"/", list[bytes](), list[bytes]()
+        for name in sorted(os.listdir(start)):
+            status = os.lstat(start + name)
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(name)
                 continue
+            if stat.S_ISLNK(status.st_mode):
+                self.is_settled = False
             else:
-                parts.append(b"%s\0%s\0" % (name, self._stamp(entry)))
+                modified_ns, changed_ns = status.st_mtime_ns, status.st_ctime_ns
+                stamp = status.st_size, modified_ns, changed_ns, status.st_ino, status.st_dev
+                if modified_ns > recent_ns or changed_ns > recent_ns:
+                    self.is_settled = self.is_settled and Stamp(*stamp).is_settled(self._began_ns)
+                parts.append(b"%s\0%d %d %d %d %d\0" % (name, *stamp))
             if zlib.crc32(name) % _MEAN_FILES == 0:
                 yield _Block(home, folder, b"".join(parts), self._text)
                 parts = []
         yield _Block(home, folder, b"".join(parts), self._text)
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self.blocks(os.fsdecode(entry.path), f"{folder}{os.fsdecode(entry.name)}/")
-
-    def _stamp(self, entry: os.DirEntry[bytes]) -> bytes:
-        status = entry.stat(follow_symlinks=False)
-        modified_ns, changed_ns = status.st_mtime_ns, status.st_ctime_ns
-        stamp = status.st_size, modified_ns, changed_ns, status.st_ino, status.st_dev
-        if self._began_ns - max(modified_ns, changed_ns) < _RECENT_NS:
-            self.is_settled = self.is_settled and Stamp(*stamp).is_settled(self._began_ns)
-        return b"%d %d %d %d %d" % stamp
+        for name in folders:
+            yield from self.blocks(os.fsdecode(start + name), f"{folder}{os.fsdecode(name)}/")
 
 
 def _has_stamp(path: str, stamp: Stamp) -> bool:

@@ -4,9 +4,10 @@
 start with a certain digit. Files that were not decoded are pending (`pending_checks`).
 
 A result is looked for by the digest of the content: in the local cache, then among the results of all
-machines in the store (`stored_checks`). Reading one part of the latter takes as long as decoding about 32
-small images, so the first 32 are decoded instead. Content that was decoded is never pending, and content that
-does not decode is refused at every depth.
+machines in the store (`stored_checks`). Reading or writing one part of the latter takes as long as decoding
+about 32 small images, so the first 32 are decoded instead, and if there are no others, their results are kept
+in the local cache only. Content with a result is never pending, and content that does not decode is refused
+at every depth.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ _SAMPLED_DIGIT = "0"
 _DECODED, _HEADERS = "check", "headers"
 _SAVED_AT_ONCE = 10_000
 _DECODED_FIRST = 32
-"""Small images without a local result that are decoded before the store's results are read."""
+"""Small images without a local result that are decoded without using the store's results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class MediaChecks:
         self._stored: frozenset[str] | None = None
         self._fetched: set[str] = set()
         self._decoded_first = 0
-        self._new = DigestIndex()
+        self._new, self._few = DigestIndex(), DigestIndex()
 
     def check(self, path: Path, known: KnownFile) -> CheckedMedia:
         """Check a file whose digest is known.
@@ -138,6 +139,8 @@ class MediaChecks:
         Raises:
             StoreError: The object store cannot be used.
         """
+        if self._decoded_first > _DECODED_FIRST:
+            self._new.add(self._few)
         if self._store is not None and len(self._new):
             _, places = self._new.ranks()
             for start in range(0, len(places), _SAVED_AT_ONCE):
@@ -145,21 +148,28 @@ class MediaChecks:
                 found = {digest: self.cache.check_result(_DECODED, digest) for digest in batch}
                 results = {digest: text for digest, text in found.items() if text is not None}
                 add_results(self._store, results, self._stored)
-        self._new = DigestIndex()
+        self._new, self._few = DigestIndex(), DigestIndex()
 
     def _checked(
         self, path: Path | str, sha256: str, is_same: Callable[[], bool], content: bytes | None = None
     ) -> CheckedMedia:
-        decodes = self._decodes(sha256)
-        fetch = self._fetch if content is None or not decodes else self._fetch_after_some
+        decodes, is_first = self._decodes(sha256), False
+
+        def fetch(bucket: str) -> bool:
+            nonlocal is_first
+            is_first = content is not None and decodes and self._is_among_first()
+            return not is_first and self._fetch(bucket)
+
         if (found := self._known(path, sha256, fetch)) is not None:
             return found
         result = _decode(path, content) if decodes else _read_headers(path, content)
         if is_same():
             self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, _text(result))
             if decodes:
+                # A file may be pending in a commit until its result is in the store.
+                is_few = is_first and self.cache.check_result(_HEADERS, sha256) is None
                 with self._lock:
-                    self._new.add([sha256])
+                    (self._few if is_few else self._new).add([sha256])
         return CheckedMedia(info=_usable(path, result), decoded=decodes)
 
     def _decodes(self, sha256: str) -> bool:
@@ -186,10 +196,10 @@ class MediaChecks:
             self._fetched.add(bucket)
         return bucket in self._stored
 
-    def _fetch_after_some(self, bucket: str) -> bool:
-        """Fetch a part as `_fetch` does, but not for the first small images."""
+    def _is_among_first(self) -> bool:
+        """Count a small image that must be decoded or fetched, and check whether it is one of the first."""
         self._decoded_first += 1
-        return self._decoded_first > _DECODED_FIRST and self._fetch(bucket)
+        return not self._again and self._decoded_first <= _DECODED_FIRST
 
 
 def check_decoding(path: Path) -> str:

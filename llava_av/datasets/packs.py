@@ -25,7 +25,7 @@ from llava_av.storage import ObjectStore, map_parallel
 __all__ = ["upload_content"]
 
 _PACK_BYTES = 4 << 20
-_FEWEST = 64
+_FEWEST = 8
 """Smallest number of small files that are packed."""
 _AT_ONCE = 8192
 """Files that are prepared at the same time."""

@@ -37,6 +37,7 @@ __all__ = [
 _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
 _TRAIN, _HELD_OUT = 1, 2
+_READ_AT_ONCE = 65_536
 SIDES: tuple[Split | None, ...] = (None, "train", "held_out")
 """Split that each number of `SplitColumns.sides` stands for."""
 
@@ -72,8 +73,8 @@ class SplitColumns:
     """Sample of each use of a media file, in order; no uses if samples about the same media form no group."""
     contents: npt.NDArray[np.integer]
     """Number of the content of each used file, in the order of the digests."""
-    digest: Callable[[int], str]
-    """Returns the digest of a content."""
+    digests: Callable[[npt.NDArray[np.integer]], Sequence[str]]
+    """Returns the digests of some contents."""
     path: Callable[[int], str]
     """Returns the path of a use."""
 
@@ -118,7 +119,7 @@ def split_samples(
         sides=np.array([SIDES.index(sample.split) for sample in samples], np.int8),
         samples=np.array([place for place, _ in uses], np.int32),
         contents=np.array([ranks[digest] for digest in own], np.int32),
-        digest=distinct.__getitem__,
+        digests=lambda contents: [distinct[content] for content in contents.tolist()],
         path=lambda use: uses[use][1],
     )
     held_out = held_out_samples(columns, held_out_share)
@@ -165,31 +166,37 @@ class _Groups:
         roots[self._contents] = np.arange(len(self._contents))
         self.of_sample[has_media] = roots[self.of_sample[has_media]]
         self.of_sample[self._alone] = len(self._contents) + np.arange(len(self._alone))
-        self._id, self._digest = samples.id, samples.digest
+        self._id, self._digests = samples.id, samples.digests
         self.sizes = np.bincount(self.of_sample)
         self.sides = self._stated_sides(samples)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def name(self, group: int) -> str:
-        """Return the smallest content digest of a group's media; the sample's ID without media."""
-        known = len(self._contents)
-        if group < known:
-            return self._digest(int(self._contents[group]))
-        return self._id(int(self._alone[group - known]))
+    def _names(self, groups: _Integers) -> list[str]:
+        """Return the names of some groups, given in order.
 
-    def key(self, group: int) -> tuple[float, str]:
-        """Return a key that sorts free groups by position."""
-        return float(self.positions[group]), self.name(group)
+        A group's name is the smallest content digest of its media, or the ID of its sample without media.
+        """
+        known = len(self._contents)
+        has_media = groups < known
+        alone = self._alone[groups[~has_media] - known].tolist()
+        return [*self._digests(self._contents[groups[has_media]]), *map(self._id, alone)]
+
+    def by_position(self, groups: _Integers) -> list[int]:
+        """Sort free groups by position, then by name."""
+        keys = list(zip(self.positions[groups].tolist(), self._names(groups), strict=True))
+        order = sorted(range(len(groups)), key=keys.__getitem__)
+        return [int(groups[place]) for place in order]
 
     @cached_property
     def positions(self) -> npt.NDArray[np.float64]:
         """Position of each free group between 0 and 1; it is held out if this is below the wanted share."""
         free = np.flatnonzero(self.sides == 0)
         digests = bytearray()
-        for group in free:
-            digests += hashlib.sha256(self.name(int(group)).encode()).digest()[:8]
+        for start in range(0, len(free), _READ_AT_ONCE):
+            for name in self._names(free[start : start + _READ_AT_ONCE]):
+                digests += hashlib.sha256(name.encode()).digest()[:8]
         found = np.zeros(len(self))
         found[free] = np.frombuffer(digests, ">u8") / 2.0**64
         return found
@@ -247,16 +254,18 @@ def _held_out(groups: _Groups, share: float) -> _Booleans:
     _balance(groups, held, share * int(groups.sizes[free].sum()))
     kept = int(free.sum()) - int(held.sum()) + int((groups.sides == _TRAIN).sum())
     if not held.any() and not stated.any() and kept > 1 and free.any():
-        first = min(np.flatnonzero(free).tolist(), key=lambda one: (groups.sizes[one], *groups.key(one)))
-        held[first] = True
+        held[groups.by_position(_smallest(groups, free))[0]] = True
     elif not kept and int(held.sum()) + int(stated.sum()) > 1 and held.any():
-        sizes, positions = groups.sizes, groups.positions
-        back = min(
-            np.flatnonzero(held).tolist(), key=lambda one: (sizes[one], -positions[one], groups.name(one))
-        )
-        held[back] = False
+        smallest = _smallest(groups, held)
+        positions = groups.positions[smallest]
+        held[groups.by_position(smallest[positions == positions.max()])[0]] = False
     both: _Booleans = held | stated
     return both
+
+
+def _smallest(groups: _Groups, chosen: _Booleans) -> _Integers:
+    """Return the groups with the fewest samples among the chosen ones."""
+    return np.flatnonzero(chosen & (groups.sizes == groups.sizes[chosen].min()))
 
 
 def _balance(groups: _Groups, held: _Booleans, wanted: float) -> None:
@@ -271,7 +280,7 @@ def _balance(groups: _Groups, held: _Booleans, wanted: float) -> None:
     missing = wanted - int(groups.sizes[held].sum())
     if abs(missing) <= tolerance:
         return
-    several = sorted(np.flatnonzero(free & (groups.sizes > 1)).tolist(), key=groups.key)
+    several = groups.by_position(np.flatnonzero(free & (groups.sizes > 1)))
     if missing > 0:
         order = [one for one in several if not held[one]]
     else:

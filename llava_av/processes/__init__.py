@@ -5,13 +5,14 @@ the caller, `signals` handles signals during a block, and `termination` keeps SI
 `job_entry` is the command line that all jobs share; `imports` speeds up their start and `leaving` their end.
 `joining` detects a process that does not join its training group, `heartbeat` one that stopped or hangs;
 `stalls` then ends the others. `progress` passes the progress of work to another process, `variables` sets and
-reads environment variables, `cores` counts the usable cores, `allocator` returns freed memory, and
-`ordered_calls` calls a function on many files.
+reads environment variables, `cores` counts the usable cores, `allocator` returns freed memory, `frames` keeps
+memory for calls, and `ordered_calls` calls a function on many files.
 
 `guard` is not imported here because it also runs as a module of its own, and `joining`, `heartbeat` and
 `stalls` because they need torch.
 """
 
+from llava_av.processes.frames import call_with_frame_memory
 from llava_av.processes.imports import uncollected_imports
 from llava_av.processes.job_entry import (
     METRICS_PORT_VARIABLE,
@@ -41,6 +42,7 @@ __all__ = [
     "STORE_RETRY_VARIABLE",
     "Lifeline",
     "ProgressEvent",
+    "call_with_frame_memory",
     "exit_without_teardown",
     "follow_progress",
     "handling_signals",

@@ -7,9 +7,10 @@ import ctypes
 
 __all__ = ["return_large_blocks"]
 
-# Parameters of mallopt (3); the first also ends glibc's own adjustment of this threshold.
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8
+# Parameters of mallopt (3); the first also ends glibc's own adjustment of the two thresholds.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 _SMALLEST_RETURNED_BYTES = 2**20
+_KEPT_BYTES = 2**23
 _ARENAS = 2
 
 
@@ -18,4 +19,5 @@ def return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _SMALLEST_RETURNED_BYTES)
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_ARENA_MAX, _ARENAS)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ __all__ = ["service_environment"]
 _LOG = logging.getLogger(__name__)
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 _ANSWER_S = 5.0
+_PROBED_S = 86_400.0
 
 
 @contextlib.contextmanager
@@ -29,8 +31,9 @@ def service_environment(
 ) -> Iterator[dict[str, str]]:
     """Provide an object store and MLflow during a block.
 
-    If the environment names servers, they are checked and used. Otherwise the block uses the servers that
-    `services_up` keeps on `state`, or starts servers there and stops them after the block.
+    If the environment names servers, they are checked and used; whether the store honours conditional writes
+    is checked once a day. Otherwise the block uses the servers that `services_up` keeps on `state`, or starts
+    servers there and stops them after the block.
 
     Args:
         state: Folder of embedded servers' data.
@@ -47,7 +50,7 @@ def service_environment(
         StoreError: The named object store is not usable.
     """
     if _named_by_environment(need_mlflow):
-        _check_named(need_mlflow, require_mlflow)
+        _check_named(state, need_mlflow, require_mlflow)
         yield {}
         return
     with contextlib.ExitStack() as stack:
@@ -78,10 +81,10 @@ def _named_by_environment(need_mlflow: bool) -> bool:
     return not missing
 
 
-def _check_named(need_mlflow: bool, require_mlflow: bool) -> None:
+def _check_named(state: Path, need_mlflow: bool, require_mlflow: bool) -> None:
     store = ObjectStore.from_env()
     store.ensure_bucket()
-    store.probe()
+    _probe(store, state / "probed-store")
     if need_mlflow:
         try:
             require_answer(os.environ[_MLFLOW_VARIABLE], _ANSWER_S)
@@ -89,6 +92,18 @@ def _check_named(need_mlflow: bool, require_mlflow: bool) -> None:
             if require_mlflow:
                 raise
             _LOG.warning("%s; continuing, since only `llava-av register` needs it", error)
+
+
+def _probe(store: ObjectStore, note: Path) -> None:
+    """Probe the store, unless the note says that it passed within a day."""
+    name = f"{store.endpoint} {store.bucket}"
+    with contextlib.suppress(OSError):
+        if note.read_text() == name and 0 <= time.time() - note.stat().st_mtime < _PROBED_S:
+            return
+    store.probe()
+    # If the note cannot be written, the next command probes again.
+    with contextlib.suppress(OSError):
+        note.write_text(name)
 
 
 def _join(state: Path) -> dict[str, str] | None:

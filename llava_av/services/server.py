@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from llava_av.processes.guard import guarded_popen
 from llava_av.redaction import redact_line
 from llava_av.services.server_errors import ServiceError
@@ -44,6 +42,8 @@ class Server:
             raise ServerEnded(self.failure("ended"))
 
     def _is_ending(self) -> bool:
+        import psutil  # too slow to import for each command
+
         # A zombie whose other threads have not ended yet cannot be waited for, but no longer works.
         try:
             return psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE

@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from llava_av.files import write_whole
 from llava_av.processes.lifeline import close_in_forks
 from llava_av.services.server_errors import ServiceError
@@ -100,6 +98,8 @@ def read_holder(state: Path) -> Holder | None:
 
 
 def _parse_holder(text: bytes) -> Holder | None:
+    import psutil  # too slow to import for each command
+
     with contextlib.suppress(ValueError, TypeError):
         holder = Holder(**json.loads(text))
         # A zombie keeps its process ID until its parent waits for it.

@@ -10,8 +10,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from llava_av.processes.lifeline import LIFELINE_VARIABLE
 from llava_av.services.addresses import Addresses
 from llava_av.services.ports import check_port_free
@@ -152,6 +150,8 @@ def services_down(state: Path) -> bool:
 
 
 def _end(pid: int) -> None:
+    import psutil  # too slow to import for each command
+
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         process = psutil.Process(pid)
         os.kill(pid, signal.SIGTERM)

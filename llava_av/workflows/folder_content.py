@@ -85,13 +85,13 @@ def folder_content(
 
     rows, files, uses = scan.rows, scan.files, scan.rows.uses()
     files.names.release_index()
-    contents, digest = files.contents(uses.names)
+    contents, digests = files.contents(uses.names)
     columns = SplitColumns(
         id=rows.id,
         sides=rows.splits,
         samples=uses.rows[:0] if allow_shared_media else uses.rows,
         contents=contents[:0] if allow_shared_media else contents,
-        digest=digest,
+        digests=digests,
         path=lambda use: files.names[uses.names[use]],
     )
     held_out = held_out_samples(columns, shares.held_out_share)

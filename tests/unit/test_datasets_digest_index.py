@@ -102,13 +102,14 @@ def test_checked_files_equal_a_dictionary(files: list[tuple[int, int, bool]]) ->
     ordered = sorted(expected.values(), key=lambda file: file.decoded, reverse=True)
     assert checked.facts == {file.sha256: file.info for file in ordered}
     numbers = np.arange(len(expected))
-    contents, content_digest = checked.contents(numbers)
-    assert [content_digest(content) for content in contents] == [file.sha256 for file in expected.values()]
+    contents, content_digests = checked.contents(numbers)
+    found = content_digests(contents)
+    assert found == [file.sha256 for file in expected.values()]
     assert len(set(contents.tolist())) == len({file.sha256 for file in expected.values()})
     assert all(
-        (one <= other) == (content_digest(one) <= content_digest(other))
-        for one in contents
-        for other in contents
+        (one <= other) == (own <= others)
+        for one, own in zip(contents, found, strict=True)
+        for other, others in zip(contents, found, strict=True)
     )
 
 

@@ -70,6 +70,16 @@ def test_only_changed_rows_are_parsed_again(lines: list[str], parsed: list[int],
     assert found.samples[1].choices == ("It", "Them")
 
 
+def test_repeated_rows_are_known_each_time(lines: list[str], parsed: list[int], tmp_path: Path) -> None:
+    root, cache = tmp_path / "clips", tmp_path / "cache"
+    first = scanned(root, cache, text="".join(lines * 2))
+    assert first == scanned(root, None)
+    assert len(first.quarantined) == SAMPLES
+    parsed.clear()
+    assert scanned(root, cache) == first
+    assert not parsed
+
+
 def test_entries_of_an_array_are_known_too(lines: list[str], parsed: list[int], tmp_path: Path) -> None:
     root, cache = tmp_path / "clips", tmp_path / "cache"
     first = scanned(root, cache, "conversations.json", f"[{','.join(lines)}]")

@@ -148,10 +148,17 @@ class CheckedFiles(Mapping[str, CheckedFile]):
 
     def contents(
         self, numbers: npt.NDArray[np.integer]
-    ) -> tuple[npt.NDArray[np.int32], Callable[[int], str]]:
-        """Return the rank of each file's digest among the distinct ones, and the digest by rank."""
+    ) -> tuple[npt.NDArray[np.int32], Callable[[npt.NDArray[np.integer]], list[str]]]:
+        """Return the rank of each file's digest among the distinct ones, and the digests by rank."""
         ranks, firsts = self._digests.ranks()
-        return ranks[self._places[numbers]], lambda rank: self._digests[int(firsts[rank])]
+
+        def digests(wanted: npt.NDArray[np.integer]) -> list[str]:
+            places = firsts[wanted]
+            order = np.argsort(places)
+            found = dict(zip(order.tolist(), self._digests.at(places[order]), strict=True))
+            return [found[number] for number in range(len(places))]
+
+        return ranks[self._places[numbers]], digests
 
     def columns(self, numbers: npt.NDArray[np.integer]) -> tuple[list[str], list[str], list[int]]:
         """Return path, digest and size of some files by the numbers of their paths."""

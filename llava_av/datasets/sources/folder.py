@@ -166,7 +166,9 @@ def _names(lines: SampleRows) -> npt.NDArray[np.int32]:
     """Return the numbers of the paths that rows name, each once."""
     import numpy as np
 
-    return np.unique(lines.uses().names)
+    is_named = np.zeros(len(lines.table.names), np.bool_)
+    is_named[lines.uses().names] = True
+    return np.flatnonzero(is_named).astype(np.int32)
 
 
 def _without_bad_uses(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RowTable", "SampleRows", "Uses"]
 
-_ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
+_SIDE_NUMBERS = {side: number for number, side in enumerate(SIDES)}
 
 _Integers: TypeAlias = "npt.NDArray[np.int32]"
 
@@ -64,14 +64,13 @@ class RowTable:
         first = len(self._ids)
         self._ids.append(block.ids)
         self._numbers.extend(numbers)
-        kinds, media = self._kind_numbers, block.media
-        self._use_audio.extend([one[0] for one in media])
-        self._use_names.extend(self.names.add([name for one in media for name in one[1::2]]))
-        self._use_roles.extend([_ROLE_NUMBERS[role] for one in media for role in one[2::2]])
-        counts = [len(one) // 2 for one in media]
-        self._use_ends.extend(list(accumulate(counts, initial=self._use_ends[-1]))[1:])
+        self._use_audio.extend(block.use_audio)
+        self._use_names.extend(self.names.add(block.names))
+        self._use_roles.extend(block.roles)
+        self._use_ends.extend(list(accumulate(block.uses, initial=self._use_ends[-1]))[1:])
+        kinds = self._kind_numbers
         self._kinds.extend([kinds.setdefault(one, len(kinds)) for one in block.kinds])
-        self._splits.extend(map(SIDES.index, block.splits))
+        self._splits.extend(map(_SIDE_NUMBERS.__getitem__, block.splits))
         self._outside.extend([first + place for place in block.outside])
         self._starts.extend([first + place for place in block.starts])
         ends = np.flatnonzero(np.frombuffer(block.text, np.uint8) == ord("\n")) + (self._lines.size + 1)

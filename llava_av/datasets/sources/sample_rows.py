@@ -24,7 +24,7 @@ __all__ = ["ROLES", "RowBlock", "SampleRow", "row_blocks"]
 ROLES = ("image", "video", "audio")
 """Roles of media files, in the order in which a sample lists them."""
 
-_MEAN_ROWS, _MOST_ROWS = 64, 1024
+_MEAN_ROWS, _MOST_ROWS, _READ_BYTES = 64, 1024, 256 * 1024
 
 _Block = list[tuple[int, Any]]
 
@@ -68,8 +68,13 @@ class RowBlock(NamedTuple):
     ids: list[str]
     kinds: list[str]
     splits: list[Split | None]
-    media: list[list[Any]]
-    """`use_audio`, then path and role of each file."""
+    use_audio: list[bool]
+    uses: list[int]
+    """Number of files that each row names."""
+    names: list[str]
+    """Paths of these files, row by row."""
+    roles: list[int]
+    """Places of their roles in `ROLES`."""
     outside: list[int]
     """Places of rows whose last answer contains none of the choices."""
     starts: list[int]
@@ -84,7 +89,10 @@ class RowBlock(NamedTuple):
             ids=[row.id for row in rows],
             kinds=[row.kind for row in rows],
             splits=[row.split for row in rows],
-            media=[[row.use_audio, *(part for use in row.uses for part in use)] for row in rows],
+            use_audio=[row.use_audio for row in rows],
+            uses=[len(row.uses) for row in rows],
+            names=[name for row in rows for name, _ in row.uses],
+            roles=[ROLES.index(role) for row in rows for _, role in row.uses],
             outside=[place for place, row in enumerate(rows) if not row.names_choice],
             starts=[place for place, row in enumerate(rows) if starts_range(row.id)],
             text=b"".join(b"%s\n" % row.text for row in rows),
@@ -93,16 +101,30 @@ class RowBlock(NamedTuple):
     @classmethod
     def parsed(cls, text: str | None, count: int) -> "RowBlock | None":
         """Return a block from the text that `to_text` returned; None if this version cannot read it."""
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(LookupError, TypeError, ValueError):
             head, _, lines = (text or "").partition("\n")
-            block = cls._make([*json.loads(head), lines.encode()])
-            if {len(block.ids), len(block.media), block.text.count(b"\n")} == {count}:
+            block = cls._make([*map(_whole, json.loads(head)), lines.encode()])
+            by_row = (block.ids, block.kinds, block.splits, block.use_audio, block.uses)
+            has_rows = {*(len(column) for column in by_row), block.text.count(b"\n")} == {count}
+            if has_rows and len(block.names) == len(block.roles) == sum(block.uses):
                 return block
         return None
 
     def to_text(self) -> str:
         """Return the block as text."""
-        return f"{json.dumps(self[:-1])}\n{self.text.decode()}"
+        columns: tuple[list[Any], ...] = self[:-1]
+        return f"{json.dumps(list(map(_short, columns)))}\n{self.text.decode()}"
+
+
+def _short(column: list[Any]) -> list[Any]:
+    """Return a column as a list of its values, or as the number of values and the one that all have."""
+    values = set(column)
+    return [len(column), *values] if len(values) == 1 else [column]
+
+
+def _whole(short: list[Any]) -> list[Any]:
+    """Return the column from the list that `_short` returned."""
+    return short[0] if len(short) == 1 else [short[1]] * short[0]
 
 
 def row_blocks(
@@ -114,19 +136,20 @@ def row_blocks(
         rows: Rows of a folder.
         cache: Cache of checked rows; None checks all.
     """
-    for block in _blocks(rows):
-        key = _digest(rows, block)
-        found = None if cache is None else RowBlock.parsed(cache.checked_rows(key), len(block))
-        if found is not None:
-            yield [number for number, _ in block], found, []
-            continue
-        checked = [(number, _checked(rows, number, row)) for number, row in block]
-        good = [(number, row) for number, row in checked if isinstance(row, SampleRow)]
-        found = RowBlock.of([row for _, row in good])
-        if cache is not None and len(good) == len(checked):
-            cache.remember_rows(key, found.to_text())
-        bad = [(number, error) for number, error in checked if isinstance(error, SampleError)]
-        yield [number for number, _ in good], found, bad
+    for blocks in _batches(rows):
+        known = {} if cache is None else cache.checked_rows([key for key, _ in blocks])
+        for key, block in blocks:
+            found = RowBlock.parsed(known.get(key), len(block))
+            if found is not None:
+                yield [number for number, _ in block], found, []
+                continue
+            checked = [(number, _checked(rows, number, row)) for number, row in block]
+            good = [(number, row) for number, row in checked if isinstance(row, SampleRow)]
+            found = RowBlock.of([row for _, row in good])
+            if cache is not None and len(good) == len(checked):
+                cache.remember_rows(key, found.to_text())
+            bad = [(number, error) for number, error in checked if isinstance(error, SampleError)]
+            yield [number for number, _ in good], found, bad
 
 
 def _blocks(rows: Rows) -> Iterator[_Block]:
@@ -142,14 +165,24 @@ def _blocks(rows: Rows) -> Iterator[_Block]:
         yield block
 
 
+def _batches(rows: Rows) -> Iterator[list[tuple[str, _Block]]]:
+    """Yield some blocks at a time, each with the digest of its text."""
+    blocks: list[tuple[str, _Block]] = []
+    size = 0
+    for block in _blocks(rows):
+        text = b"\n".join([rows.unit.encode(), *(_raw(row) for _, row in block)])
+        blocks.append((hashlib.sha256(text).hexdigest(), block))
+        size += len(text)
+        if size > _READ_BYTES:
+            yield blocks
+            blocks, size = [], 0
+    if blocks:
+        yield blocks
+
+
 def _raw(row: Any) -> bytes:
     """Return the text of a row; that of an array's entry is written again."""
     return row if isinstance(row, bytes) else json.dumps(row).encode()
-
-
-def _digest(rows: Rows, block: _Block) -> str:
-    text = b"\n".join([rows.unit.encode(), *(_raw(row) for _, row in block)])
-    return hashlib.sha256(text).hexdigest()
 
 
 def _checked(rows: Rows, number: int, row: Any) -> SampleRow | SampleError:

@@ -67,6 +67,12 @@ def sorted_numbers(
         The numbers in the order of their keys, equal ones in their own order, and for each whether its key is
         not that of the previous number.
     """
+    if count <= _SORTED_AT_ONCE:
+        own_keys = keys(np.arange(count, dtype=np.int32))
+        own_order = sorted(range(count), key=own_keys.__getitem__)
+        in_order: list[_Key | None] = [own_keys[number] for number in own_order]
+        is_new_key = map(operator.ne, in_order, [None, *in_order])
+        return np.array(own_order, np.int32), np.fromiter(is_new_key, np.bool_, count)
     parts = []
     for start in range(0, count, _SORTED_AT_ONCE):
         own = np.arange(start, min(start + _SORTED_AT_ONCE, count), dtype=np.int32)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from llava_av.datasets import packs
 from llava_av.datasets.blob_cache import NEVER, BlobCache, cache_bytes
 from llava_av.datasets.commit_files import CommitFile, CommitFiles
 from llava_av.datasets.commits import Commit, find_commit
@@ -39,6 +40,12 @@ cache = BlobCache(pathlib.Path(sys.argv[1]), max_bytes=10**6)
 commit = find_commit(store, "d")
 files = CommitFiles(store, commit, pathlib.Path(sys.argv[1]) / "files")
 """
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit each small file as a blob of its own."""
+    monkeypatch.setattr(packs, "_FEWEST", 20)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.datasets import packs
 from llava_av.datasets.commits import Commit, CommitError, OnConflict, read_head
 from llava_av.datasets.committing import commit_dataset
 from llava_av.datasets.contents import Selection
@@ -51,10 +52,18 @@ def test_many_small_files_are_one_blob(store: ObjectStore, tmp_path: Path) -> No
     assert verify_commits(store, [first]).blobs == 103
 
 
+def test_few_small_files_are_blobs_of_their_own(store: ObjectStore, tmp_path: Path) -> None:
+    first = commit(store, tmp_path, make(tmp_path, 7))
+    assert places(store, first) == {}
+    second = commit(store, tmp_path, make(tmp_path, 15))
+    assert set(places(store, second)) == {f"clips/{number}.mp4" for number in range(7, 15)}
+
+
 def test_a_manifest_does_not_depend_on_packs(store: ObjectStore, tmp_path: Path) -> None:
     whole = commit(store, tmp_path, make(tmp_path, 90))
-    commit(store, tmp_path, make(tmp_path, 45), name="grown")
-    grown = commit(store, tmp_path, make(tmp_path, 90), name="grown")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs, "_FEWEST", 100)
+        grown = commit(store, tmp_path, make(tmp_path, 90), name="grown")
     assert (len(places(store, whole)), places(store, grown)) == (90, {})
     assert grown.manifest == whole.manifest
     again = commit(store, tmp_path, make(tmp_path, 90), name="again")

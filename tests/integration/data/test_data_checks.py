@@ -137,6 +137,24 @@ def test_another_machine_looks_for_stored_results_after_some_small_images(
     assert len(decoded) == 2
 
 
+def test_results_of_few_small_images_are_stored_only_if_they_were_pending(
+    data: DataCommands, elsewhere: DataCommands, clips: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    data.text("commit", clips)
+    assert len(_stored_digests(store)) == 1, "only that of the audio"
+    other = tmp_path / "other"
+    shutil.copytree(clips, other)
+    elsewhere.text("commit", settled(other), "--check", "headers")
+    assert pending(elsewhere, "other") == (2, 2)
+    elsewhere.text("commit", other)
+    assert pending(elsewhere, "other") == (0, 0)
+    assert len(_stored_digests(store)) == 3
+
+
+def _stored_digests(store: ObjectStore) -> set[str]:
+    return {digest for info in store.list("datasets/.checks/") for digest in store.get_json(info.key)}
+
+
 def test_a_sample_of_the_digests_is_decoded(
     data: DataCommands, clips: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
