@@ -19,6 +19,7 @@ import stat
 import time
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,13 +68,15 @@ class FolderFiles:
         """Add the results of files that did not change since `remember` and that `checked` wants."""
         blocks = self._blocks or []
         for start in range(0, len(blocks), _READ_AT_ONCE):
-            own = {block.digest: block for block in blocks[start : start + _READ_AT_ONCE]}
-            for digest, text in cache.checked_files(list(own)).items():
-                # A text that this version cannot read is replaced by `remember`.
-                with contextlib.suppress(TypeError, ValueError):
-                    names, digests, sizes, infos = json.loads(text)
-                    checked.add_decoded(names, infos, digests, sizes)
-                    own[digest].is_known = True
+            own = blocks[start : start + _READ_AT_ONCE]
+            texts = cache.checked_files([block.digest for block in own])
+            # Texts that this version cannot read are replaced by `remember`.
+            with contextlib.suppress(TypeError, ValueError):
+                found = list(map(json.loads, texts.values()))
+                names, infos, digests, sizes = (list(chain(*column)) for column in zip(*found, strict=True))
+                checked.add_decoded(names, infos, digests, sizes)
+                for block in own:
+                    block.is_known = block.digest in texts
 
     def remember(self, cache: FileCache, checked: CheckedFiles) -> None:
         """Remember the results of decoded files that did not change since this object was made.
@@ -82,6 +85,9 @@ class FolderFiles:
             cache: Cache that `add_known` was called with.
             checked: Results of usable files by their path in the folder.
         """
+        # It loads numpy, which an unchanged folder does not need.
+        from llava_av.datasets.sources.checked_files import info_text
+
         root = str(self.root)
         for block in self._blocks or ():
             if block.is_known:
@@ -93,7 +99,7 @@ class FolderFiles:
                 if found is not None
             ]
             rows = [
-                (name, found.sha256, found.bytes, list(vars(found.info).values()))
+                (name, info_text(found.info), found.sha256, found.bytes)
                 for name, stamp, found in own
                 if stamp.is_settled(self._began_ns) and _has_stamp(f"{root}/{name}", stamp)
             ]

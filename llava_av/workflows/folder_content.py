@@ -19,7 +19,7 @@ from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.folder_stamp import KnownFolder
-from llava_av.datasets.manifest import LeftOut
+from llava_av.datasets.manifest import LeftOut, safe_path
 from llava_av.datasets.reading import ContentReader, content_of
 from llava_av.datasets.sources.folder import FolderScan
 from llava_av.datasets.sources.remote import RemoteFolder
@@ -110,8 +110,12 @@ def _stored_names(rows: SampleRows, uses: Uses, splits: Iterable[str]) -> npt.ND
     import numpy as np
 
     names, firsts = np.unique(uses.names, return_index=True)
-    ids = rows.ids(uses.rows[firsts])
-    require_free_names(map(stored_path, ids, rows.table.names.each(names)), splits)
+    paths = partial(rows.table.names.each, names)
+    try:
+        require_free_names(map(safe_path, paths()), splits)
+    except ValueError:
+        # The message names the sample; usually, no ID is read.
+        require_free_names(map(stored_path, rows.ids(uses.rows[firsts]), paths()), splits)
     return names
 
 

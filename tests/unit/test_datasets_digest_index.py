@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llava_av.datasets.digest_index import DigestIndex
 from llava_av.datasets.placements import Place, Places
 from llava_av.datasets.sources import name_table
-from llava_av.datasets.sources.checked_files import CheckedFiles
+from llava_av.datasets.sources.checked_files import CheckedFiles, info_text
 from llava_av.datasets.sources.file_checks import CheckedFile
 from llava_av.datasets.sources.name_table import NameTable
 from llava_av.datasets.sources.spilled_texts import SpilledTexts, sorted_numbers
@@ -86,8 +86,7 @@ def test_checked_files_equal_a_dictionary(files: list[tuple[int, int, bool]]) ->
         for name in ("other.png", "unnamed.png")
     }
     infos, digests, sizes, _ = zip(*known.values(), strict=True)
-    values = [list(vars(info).values()) for info in infos]
-    checked.add_decoded(list(known), values, digests, sizes)
+    checked.add_decoded(list(known), list(map(info_text, infos)), digests, sizes)
     for number, (_, file) in enumerate(expected.items()):
         if not file.decoded:
             checked.put(number, file)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from itertools import compress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from llava_av.media.info import MediaInfo
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["CheckedFiles"]
+__all__ = ["CheckedFiles", "info_text"]
 
 _Value = TypeVar("_Value")
 _ABSENT, _UNWANTED = -1, -2
@@ -48,7 +48,7 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         self._digests = DigestIndex()
         self._sizes, self._infos, self._decoded = array("q"), array("i"), bytearray()
         # Only recent properties are looked up, so equal properties may have several numbers.
-        self._info_texts, self._recent = SpilledTexts(), dict[tuple[Any, ...], int]()
+        self._info_texts, self._recent = SpilledTexts(), dict[str, int]()
         # Not a method: a cache that refers to this object would keep its files open until a collection.
         self.info_at = lru_cache(_RECENT)(partial(_read_info, self._info_texts))
         """Returns the properties with a number."""
@@ -58,13 +58,13 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         self._digests.add([file.sha256])
         self._places[number] = len(self._sizes)
         self._sizes.append(file.bytes)
-        self._infos.append(self._number(tuple(vars(file.info).values())))
+        self._infos.append(self._number(info_text(file.info)))
         self._decoded.append(file.decoded)
 
     def add_decoded(
         self,
         names: Sequence[str],
-        infos: Sequence[Sequence[Any]],
+        infos: Sequence[str],
         digests: Sequence[str],
         sizes: Sequence[int],
     ) -> None:
@@ -72,16 +72,16 @@ class CheckedFiles(Mapping[str, CheckedFile]):
 
         Args:
             names: The paths.
-            infos: Values of the properties of each file, in the order of the fields of `MediaInfo`.
+            infos: Properties of each file, as `info_text` returns them.
             digests: Digests of their contents.
             sizes: Sizes of their contents.
 
         Raises:
             TypeError: A size is not a number.
-            ValueError: The columns have different lengths, or a digest has another form.
+            ValueError: The columns have different lengths, or properties or a digest have another form.
         """
         columns = (names, infos, digests, sizes)
-        if len(set(map(len, columns))) > 1 or any(len(info) != len(_FIELDS) for info in infos):
+        if len(set(map(len, columns))) > 1:
             raise ValueError("the columns have different lengths")
         numbers = self.names.numbers(names)
         chosen = self._places[numbers] == _ABSENT
@@ -89,20 +89,21 @@ class CheckedFiles(Mapping[str, CheckedFile]):
             infos, digests = list(compress(infos, chosen)), list(compress(digests, chosen))
             sizes = list(compress(sizes, chosen))
         checked_sizes, first = array("q", sizes), len(self._sizes)
-        info_numbers = [self._number(tuple(info)) for info in infos]
+        info_numbers = list(map(self._number, infos))
         self._digests.add(digests)
         self._sizes += checked_sizes
         self._infos.extend(info_numbers)
         self._decoded += b"\1" * len(digests)
         self._places[numbers[chosen]] = np.arange(first, len(self._sizes))
 
-    def _number(self, info: tuple[Any, ...]) -> int:
+    def _number(self, info: str) -> int:
         number = self._recent.get(info)
         if number is None:
+            _parse_info(info)
             if len(self._recent) == _RECENT:
                 self._recent.clear()
             number = self._recent[info] = len(self._info_texts)
-            self._info_texts.append([json.dumps(info)])
+            self._info_texts.append([info])
         return number
 
     def find(self, names: Sequence[str]) -> list[CheckedFile | None]:
@@ -183,9 +184,17 @@ class CheckedFiles(Mapping[str, CheckedFile]):
         return self.info_at(self._infos[places[-1]])
 
 
+def info_text(info: MediaInfo) -> str:
+    """Return the properties of a file as a text, which is faster to parse and to look up than its values."""
+    return json.dumps(list(vars(info).values()))
+
+
+def _parse_info(text: str) -> MediaInfo:
+    return MediaInfo(**dict(zip(_FIELDS, json.loads(text), strict=True)))
+
+
 def _read_info(texts: SpilledTexts, number: int) -> MediaInfo:
-    values = json.loads(texts.read(np.array([number]))[0])
-    return MediaInfo(**dict(zip(_FIELDS, values, strict=True)))
+    return _parse_info(texts.read(np.array([number]))[0].decode())
 
 
 class _Values(Mapping[str, _Value]):

@@ -198,7 +198,7 @@ class _Lines:
         with _naming(self.path), self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-                if text.strip():
+                if text and not text.isspace():
                     yield number, text.removesuffix(b"\n")
 
 

@@ -11,15 +11,17 @@ _GIT_S = 10.0
 
 def author() -> str:
     """Return git's user as `NAME <EMAIL>`; the current actor if git has none."""
-    name, email = _git_setting("user.name"), _git_setting("user.email")
+    user = _git_user()
+    name, email = user.get("user.name", ""), user.get("user.email", "")
     return f"{name} <{email}>" if name and email else name or email or actor()
 
 
-def _git_setting(name: str) -> str:
+def _git_user() -> dict[str, str]:
+    """Return git's settings that begin with `user.`; of several values, the last one counts."""
+    command = ["git", "config", "--null", "--get-regexp", r"^user\."]
     try:
-        done = subprocess.run(
-            ["git", "config", "--get", name], capture_output=True, text=True, timeout=_GIT_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=False)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return ""
-    return done.stdout.strip()
+        return {}
+    settings = (setting.partition("\n") for setting in done.stdout.split("\0"))
+    return {name: value.strip() for name, _, value in settings}
