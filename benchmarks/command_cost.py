@@ -27,7 +27,7 @@ class Cost:
     peak_mb: float
 
     def __str__(self) -> str:
-        seconds = (f"{one:.1f}" for one in (self.wall_s, self.cpu_s, self.server_cpu_s))
+        seconds = (f"{one:.2f}" for one in (self.wall_s, self.cpu_s, self.server_cpu_s))
         return f"| {self.what} | {' | '.join(seconds)} | {self.peak_mb:.0f} |"
 
 

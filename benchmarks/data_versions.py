@@ -40,7 +40,7 @@ from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
 from llava_av.storage import ObjectStore
 
-_CHANGED = 10
+_CHANGED, _ROUNDS = 10, 5
 _IMAGES = 100
 _SIDES, _TINY_SIDES = (32, 140), (16, 20)
 _MANIFEST = "manifest.json"
@@ -68,9 +68,9 @@ def write_samples(folder: Path, samples: int) -> None:
             output.write(json.dumps(lines[number % _IMAGES] | {"id": f"{number:09}"}) + "\n")
 
 
-def change_folder(folder: Path) -> None:
+def change_folder(folder: Path, seed: int) -> None:
     """Replace the first images of the folder."""
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     for path in sorted(folder.rglob("*.png"))[:_CHANGED]:
         _write_image(path, random, _SIDES)
 
@@ -123,11 +123,13 @@ def measure_folder(
     if dvc:
         yield dvc("status, nothing changed", ["status"])
     yield data("commit, nothing changed", "commit", folder, "--name", "files")
-    for changed in (folder, *([dvc.folder] if dvc else [])):
-        change_folder(changed)
-    yield data(f"commit after {_CHANGED} files changed", "commit", folder, "--name", "files")
-    if dvc:
-        yield dvc.add(f"add and push after {_CHANGED} files changed")
+    for number in range(1, _ROUNDS + 1):
+        for changed in (folder, *([dvc.folder] if dvc else [])):
+            change_folder(changed, seed=number)
+        what = f"after {_CHANGED} files changed, change {number}"
+        yield data(f"commit {what}", "commit", folder, "--name", "files")
+        if dvc:
+            yield dvc.add(f"add and push {what}")
     yield data("checkout", "checkout", "files", work / "copy")
     if dvc:
         yield dvc.pull("pull")
