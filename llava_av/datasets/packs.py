@@ -2,7 +2,7 @@
 
 Sending a small file costs one request, whatever its size. If a commit adds many small files, they are
 therefore sent together: a pack takes one request, and its files are compared with their digests when they are
-joined. Few files are sent one by one, so that many small commits do not leave as many packs.
+joined. Few files are sent one by one, so that other datasets can use their blobs.
 """
 
 import threading

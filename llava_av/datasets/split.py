@@ -37,7 +37,7 @@ __all__ = [
 _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
 _TRAIN, _HELD_OUT = 1, 2
-_READ_AT_ONCE = 65_536
+_READ_AT_ONCE = 8192
 SIDES: tuple[Split | None, ...] = (None, "train", "held_out")
 """Split that each number of `SplitColumns.sides` stands for."""
 

@@ -10,7 +10,7 @@ __all__ = ["return_large_blocks"]
 # Parameters of mallopt (3); the first also ends glibc's own adjustment of the two thresholds.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 _SMALLEST_RETURNED_BYTES = 2**20
-_KEPT_BYTES = 2**23
+_KEPT_BYTES = 2**22
 _ARENAS = 2
 
 
