@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import sys
 from typing import NoReturn
 
@@ -93,8 +92,7 @@ def main() -> None:
     redact_output()
     try:
         configure_logging()
-        # The search for plugins of pydantic reads the metadata of each installed package.
-        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+        quiet_libraries()
         app()
     except Exception as error:
         line = explain(error)
@@ -147,4 +145,3 @@ def _options(
     # Child processes read the same variables.
     context.with_resource(set_variables({name: value for name, value in chosen.items() if value}))
     configure_logging()
-    quiet_libraries()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -47,10 +47,15 @@ class DigestIndex:
             StoreError: The local disk cannot be used.
         """
         remaining = iter(digests)
-        while batch := [bytes.fromhex(one) for one in islice(remaining, _READ_AT_ONCE)]:
-            if set(map(len, batch)) != {_BYTES}:
-                raise ValueError("a digest does not have 64 hexadecimal digits")
-            self._digests.append(b"".join(batch))
+        while batch := list(islice(remaining, _READ_AT_ONCE)):
+            self.add_all(batch)
+
+    def add_all(self, digests: Sequence[str]) -> None:
+        """Add all digests or, if one has another form, none; errors as for `add`."""
+        content = bytes.fromhex("".join(digests))
+        if set(map(len, digests)) - {2 * _BYTES} or len(content) != _BYTES * len(digests):
+            raise ValueError("a digest does not have 64 hexadecimal digits")
+        self._digests.append(content)
 
     def places(self, sha256: str) -> list[int]:
         """Return the places that have a digest, in their order."""

@@ -124,7 +124,9 @@ class _Block:
         self._folder, self._start = folder, text.size
         text.append(content)
         self._end = text.size
-        self.digest = hashlib.sha256(os.fsencode(home) + b"\0" + content).hexdigest()
+        # The remembered paths start at the dataset's folder, which may be in that of another dataset.
+        place = b"%s\0%s\0" % (os.fsencode(home), os.fsencode(folder))
+        self.digest = hashlib.sha256(place + content).hexdigest()
         self.is_known = False
 
     def files(self, text: SpilledBytes) -> tuple[list[str], list[Stamp]]:

@@ -5,9 +5,9 @@ start with a certain digit. Files that were not decoded are pending (`pending_ch
 
 A result is looked for by the digest of the content: in the local cache, then among the results of all
 machines in the store (`stored_checks`). Reading or writing one part of the latter takes as long as decoding
-about 32 small images, so the first 32 are decoded instead, and if there are no others, their results are kept
-in the local cache only. Content with a result is never pending, and content that does not decode is refused
-at every depth.
+about 32 small images, so the first 32 are decoded instead, and if there are no others and none is pending,
+their results are kept in the local cache only. Content with a result is never pending, and content that does
+not decode is refused at every depth.
 """
 
 import contextlib
@@ -63,6 +63,8 @@ class MediaChecks:
         store: Store with the results of all machines; None uses only the cache.
         depth: Files to decode.
         again: True to check content again that is in the store's results.
+        has_pending: Returns whether commits list pending files, which are pending until their results are
+            stored.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class MediaChecks:
         *,
         depth: CheckDepth = "full",
         again: bool = False,
+        has_pending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.cache = cache
+        self._has_pending = has_pending
         self._store, self._depth = store, depth
         self._lock = threading.Lock()
         self._again = again
@@ -139,7 +143,7 @@ class MediaChecks:
         Raises:
             StoreError: The object store cannot be used.
         """
-        if self._decoded_first > _DECODED_FIRST:
+        if len(self._few) and (self._decoded_first > _DECODED_FIRST or self._has_pending()):
             self._new.add(self._few)
         if self._store is not None and len(self._new):
             _, places = self._new.ranks()
@@ -166,8 +170,8 @@ class MediaChecks:
         if is_same():
             self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, _text(result))
             if decodes:
-                # A file may be pending in a commit until its result is in the store.
-                is_few = is_first and self.cache.check_result(_HEADERS, sha256) is None
+                # Other machines must refuse content that does not decode, at every depth.
+                is_few = is_first and isinstance(result, MediaInfo)
                 with self._lock:
                     (self._few if is_few else self._new).add([sha256])
         return CheckedMedia(info=_usable(path, result), decoded=decodes)

@@ -162,6 +162,11 @@ def stored_pending(store: ObjectStore, commit: Commit) -> dict[str, list[str]]:
     return {key: list(one["pending"]) for key, one in found if one is not None}
 
 
+def has_pending(store: ObjectStore, dataset: str) -> bool:
+    """Check whether a commit of a dataset lists pending files, which may have been decoded since."""
+    return any(key.endswith(f"{_PENDING}.json") for key in _stored_keys(store, dataset))
+
+
 def pending_of_ranges(store: ObjectStore, commit: Commit) -> Callable[[FileRange], frozenset[str]]:
     """Return the function that reads the digests of a range's pending files, as `stored_pending`."""
 

@@ -254,7 +254,9 @@ def _held_out(groups: _Groups, share: float) -> _Booleans:
     _balance(groups, held, share * int(groups.sizes[free].sum()))
     kept = int(free.sum()) - int(held.sum()) + int((groups.sides == _TRAIN).sum())
     if not held.any() and not stated.any() and kept > 1 and free.any():
-        held[groups.by_position(_smallest(groups, free))[0]] = True
+        smallest = _smallest(groups, free)
+        positions = groups.positions[smallest]
+        held[groups.by_position(smallest[positions == positions.min()])[0]] = True
     elif not kept and int(held.sum()) + int(stated.sum()) > 1 and held.any():
         smallest = _smallest(groups, held)
         positions = groups.positions[smallest]

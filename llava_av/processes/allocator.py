@@ -5,12 +5,15 @@ By default, glibc gives each thread memory of its own and keeps much of what is 
 
 import ctypes
 
-__all__ = ["return_large_blocks"]
+__all__ = ["MMAP_THRESHOLD", "TRIM_THRESHOLD", "return_large_blocks"]
 
-# Parameters of mallopt (3); the first also ends glibc's own adjustment of the two thresholds.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
+# Parameters of mallopt (3).
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Each of these also ends glibc's own adjustment of both thresholds."""
+_ARENA_MAX = -8
 _SMALLEST_RETURNED_BYTES = 2**20
 _KEPT_BYTES = 2**22
+"""Free memory at the end of the heap that is kept, because it is soon allocated again."""
 _ARENAS = 2
 
 
@@ -18,6 +21,6 @@ def return_large_blocks() -> None:
     """Return large blocks to the kernel when they are freed; only glibc has this setting."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _SMALLEST_RETURNED_BYTES)
-        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(MMAP_THRESHOLD, _SMALLEST_RETURNED_BYTES)
+        mallopt(TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_ARENA_MAX, _ARENAS)

@@ -96,8 +96,8 @@ def _check_named(state: Path, need_mlflow: bool, require_mlflow: bool) -> None:
 
 def _probe(store: ObjectStore, note: Path) -> None:
     """Probe the store, unless the note says that it passed within a day."""
-    name = f"{store.endpoint} {store.bucket}"
-    with contextlib.suppress(OSError):
+    name = f"{store.endpoint} {store.bucket} {store.settings.access_key}"
+    with contextlib.suppress(OSError, ValueError):
         if note.read_text() == name and 0 <= time.time() - note.stat().st_mtime < _PROBED_S:
             return
     store.probe()

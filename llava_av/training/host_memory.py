@@ -6,10 +6,10 @@ clears the pages again in the next step: thousands of page faults per step, and 
 
 import ctypes
 
+from llava_av.processes.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD
+
 __all__ = ["keep_freed_memory", "return_freed_memory"]
 
-# Parameters of mallopt (3): both also end glibc's own adjustment of its thresholds.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
 _LARGEST_KEPT_BYTES = 2**25
 """Size up to which a tensor is allocated from memory that is kept; glibc allows no larger one."""
@@ -19,8 +19,8 @@ def keep_freed_memory() -> None:
     """Make the allocator keep freed memory for later allocations; only glibc has this setting."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
-        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+        mallopt(TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def return_freed_memory() -> None:

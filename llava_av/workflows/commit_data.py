@@ -12,7 +12,7 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.folder_stamp import KnownFolder
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
-from llava_av.datasets.media_facts import has_facts, write_facts
+from llava_av.datasets.media_facts import has_facts, has_pending, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
@@ -81,7 +81,8 @@ def commit_folder(
         if (same := _same_commit(store, head, known, again=again)) is not None:
             _warn_of_message(same, message)
             return replace(same, unchanged=True)
-        checks = MediaChecks(cache, store, depth=depth, again=again)
+        pending_listed = partial(has_pending, store, chosen)
+        checks = MediaChecks(cache, store, depth=depth, again=again, has_pending=pending_listed)
         scan = _scan(folder, checks, known.files if known else None, shares.max_bad_share, max_audio_s)
         content = folder_content(folder, scan, shares, allow_shared_media=allow_shared_media)
         if head.commit is not None:

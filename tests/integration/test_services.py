@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -218,6 +219,28 @@ def test_some_variables_alone_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ServiceError, match=expected), service_environment(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_probed_once_a_day(
+    tmp_path: Path, store_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[str] = []
+    monkeypatch.setattr(ObjectStore, "probe", lambda store: probed.append(store.bucket))
+    note = tmp_path / "probed-store"
+
+    def probes(bucket: str = "one") -> int:
+        probed.clear()
+        for name, value in {**store_environment, "LLAVA_AV_BUCKET": bucket}.items():
+            monkeypatch.setenv(name, value)
+        with service_environment(tmp_path, need_mlflow=False):
+            return probed.count(bucket)
+
+    assert [probes(), probes(), probes("two"), probes("two"), probes()] == [1, 0, 1, 0, 1]
+    for age_s in (-90_000, 90_000):
+        os.utime(note, (time.time() + age_s,) * 2)
+        assert [probes(), probes()] == [1, 0]
+    note.write_bytes(b"\xff\xfe")
+    assert [probes(), probes()] == [1, 0]
 
 
 def test_named_servers_are_used_and_checked(

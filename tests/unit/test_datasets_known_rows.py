@@ -1,5 +1,7 @@
 """Checked rows and files that are kept in the file cache: only what changed is checked again."""
 
+import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.datasets import folder_files
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.folder_files import FolderFiles
 from llava_av.datasets.media_checks import CheckDepth, MediaChecks
@@ -197,6 +200,51 @@ def test_a_file_that_is_not_decoded_is_decoded_at_full_depth(
     assert not read(folder, cache).files.pending
     assert len(decoded) == 3
     assert not read(folder, cache, "headers").files.pending
+
+
+def test_a_folder_in_that_of_another_dataset_has_its_own_results(folder: Path, tmp_path: Path) -> None:
+    inner, shades = folder / "media", {"day.png": 200, "media/day.png": 20, "media/media/day.png": 90}
+    for name, shade in shades.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_grey_image(folder / name, shade)
+    outer_names, inner_names = ["media/day.png", "media/media/day.png"], ["day.png", "media/day.png"]
+    for root, names in ((folder, outer_names), (inner, inner_names)):
+        write_conversations(root, [{"id": name, "image": name} for name in names])
+    cache = tmp_path / "cache"
+    outer = read(settled(folder), cache).files
+    found = read(inner, cache).files
+    assert [found[name].sha256 for name in inner_names] == [outer[name].sha256 for name in outer_names]
+
+
+def test_many_blocks_are_looked_for_at_a_time(
+    folder: Path, looked_up: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number}/a.png" for number in range(9)]
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir()
+        write_grey_image(folder / name, number)
+    write_conversations(settled(folder), [{"id": name, "image": name} for name in names])
+    cache = tmp_path / "cache"
+    first = read(folder, cache)
+    monkeypatch.setattr(folder_files, "_READ_AT_ONCE", 4)
+    looked_up.clear()
+    assert read(folder, cache) == first
+    assert not looked_up
+    with contextlib.closing(sqlite3.connect(cache)) as database, database:
+        database.execute(
+            "DELETE FROM facts WHERE key = (SELECT max(key) FROM facts WHERE key LIKE 'files %')"
+        )
+    assert read(folder, cache) == first
+    assert len(looked_up) <= 1
+    # A text of another form spoils its batch, and is then replaced.
+    with FileCache(cache) as opened:
+        blocks = FolderFiles(folder)._blocks
+        assert blocks is not None
+        opened.remember_files(blocks[-1].digest, json.dumps([["8/a.png"], ["{}"], ["0" * 63], [1]]))
+    for looks in (True, False):
+        looked_up.clear()
+        assert read(folder, cache) == first
+        assert bool(looked_up) == looks
 
 
 def test_links_are_followed_each_time(folder: Path, tmp_path: Path) -> None:

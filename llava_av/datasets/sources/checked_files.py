@@ -90,7 +90,7 @@ class CheckedFiles(Mapping[str, CheckedFile]):
             sizes = list(compress(sizes, chosen))
         checked_sizes, first = array("q", sizes), len(self._sizes)
         info_numbers = list(map(self._number, infos))
-        self._digests.add(digests)
+        self._digests.add_all(digests)
         self._sizes += checked_sizes
         self._infos.extend(info_numbers)
         self._decoded += b"\1" * len(digests)

@@ -17,11 +17,13 @@ def author() -> str:
 
 
 def _git_user() -> dict[str, str]:
-    """Return git's settings that begin with `user.`; of several values, the last one counts."""
-    command = ["git", "config", "--null", "--get-regexp", r"^user\."]
+    """Return git's name and email by their keys; of several values, the last one counts."""
+    command = ["git", "config", "--null", "--get-regexp", r"^user\.(name|email)$"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=False)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_GIT_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
         return {}
     settings = (setting.partition("\n") for setting in done.stdout.split("\0"))
     return {name: value.strip() for name, _, value in settings}

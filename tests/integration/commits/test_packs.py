@@ -63,6 +63,7 @@ def test_a_manifest_does_not_depend_on_packs(store: ObjectStore, tmp_path: Path)
     whole = commit(store, tmp_path, make(tmp_path, 90))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packs, "_FEWEST", 100)
+        commit(store, tmp_path, make(tmp_path, 45), name="grown")
         grown = commit(store, tmp_path, make(tmp_path, 90), name="grown")
     assert (len(places(store, whole)), places(store, grown)) == (90, {})
     assert grown.manifest == whole.manifest

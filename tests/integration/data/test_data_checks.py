@@ -137,8 +137,13 @@ def test_another_machine_looks_for_stored_results_after_some_small_images(
     assert len(decoded) == 2
 
 
-def test_results_of_few_small_images_are_stored_only_if_they_were_pending(
-    data: DataCommands, elsewhere: DataCommands, clips: Path, store: ObjectStore, tmp_path: Path
+def test_results_of_few_small_images_are_stored_if_others_need_them(
+    data: DataCommands,
+    elsewhere: DataCommands,
+    store_environment: Mapping[str, str],
+    clips: Path,
+    store: ObjectStore,
+    tmp_path: Path,
 ) -> None:
     data.text("commit", clips)
     assert len(_stored_digests(store)) == 1, "only that of the audio"
@@ -146,9 +151,22 @@ def test_results_of_few_small_images_are_stored_only_if_they_were_pending(
     shutil.copytree(clips, other)
     elsewhere.text("commit", settled(other), "--check", "headers")
     assert pending(elsewhere, "other") == (2, 2)
-    elsewhere.text("commit", other)
+    DataCommands(store_environment, tmp_path / "third").text("commit", other)
     assert pending(elsewhere, "other") == (0, 0)
     assert len(_stored_digests(store)) == 3
+
+
+def test_an_image_that_does_not_decode_is_refused_everywhere(
+    data: DataCommands, elsewhere: DataCommands, clips: Path
+) -> None:
+    write_grey_image(clips / "dusk.png", 90)
+    content = bytearray((clips / "dusk.png").read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 0xFF
+    (clips / "dusk.png").write_bytes(content)
+    write_conversations(settled(clips), [*SAMPLES, {**DAY, "id": "dusk", "image": "dusk.png"}])
+    for machine, depth in ((data, "full"), (elsewhere, "headers")):
+        machine.text("commit", clips, "--check", depth, "--max-bad-share", "0.5")
+        assert [one["file"] for one in machine.json("show", "clips")["quarantined"]] == ["dusk.png"]
 
 
 def _stored_digests(store: ObjectStore) -> set[str]:

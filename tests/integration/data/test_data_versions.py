@@ -12,6 +12,7 @@ from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.split import split_samples
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_records import recording
+from llava_av.workflows.runtime.author import author
 from tests.dataset_folders import (
     DAY,
     NIGHT,
@@ -61,6 +62,8 @@ def test_the_author_is_gits_user(
     monkeypatch.chdir(tmp_path)
     data.json("commit", clips)
     assert data.json("log", "clips")[0]["author"] == "Ada <ada@example.org>"
+    (tmp_path / "gitconfig").write_bytes(b"[user]\nname = Grace\nname = Ada\nsigningkey = \xe9\n")
+    assert author() == "Ada"
 
 
 def test_a_commit_that_was_not_finished_has_the_record_of_the_writer_that_finished_it(
