@@ -92,6 +92,7 @@ def main() -> None:
     redact_output()
     try:
         configure_logging()
+        # Before the callback of the application: typer's own models look for plugins of pydantic.
         quiet_libraries()
         app()
     except Exception as error:
@@ -145,3 +146,4 @@ def _options(
     # Child processes read the same variables.
     context.with_resource(set_variables({name: value for name, value in chosen.items() if value}))
     configure_logging()
+    quiet_libraries()
