@@ -12,9 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 import psutil
+import pytest
 
 from llava_av.checkpoints import CheckpointFile
 from llava_av.checkpoints.shard_index import state_root
+from llava_av.datasets import packs
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.committing import commit_dataset
 from llava_av.launch import JobSpec, Launcher, LocalLauncher
@@ -60,7 +62,10 @@ class Job:
         self.forks = forks
         self.known: dict[str, Trained] = {}
         root, splits = demo
-        self.commit = commit_dataset(self.store, "demo", root, splits, ())
+        with pytest.MonkeyPatch.context() as patch:
+            # A test deletes the blob of a single file.
+            patch.setattr(packs, "_FEWEST", 10_000)
+            self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
     def open(
         self, run: str, *, earlier_names: bool = False, further: Sequence[Commit] = (), **overrides: Any
