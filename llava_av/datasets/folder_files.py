@@ -1,9 +1,9 @@
 """Regular files of a folder with their stamps, whose checks are remembered in blocks.
 
 A block is a run of files of one directory in the order of their names; it ends after a name whose checksum is
-divisible by a constant. The file cache keeps the results of a block's files under the digest of their names
-and stamps, so unchanged files cost one look-up for each block instead of several for each file. The digest of
-all blocks is the stamp of the folder.
+divisible by a constant. The file cache keeps the results of a block's files under the digest of its place and
+of their names and stamps, so unchanged files cost one look-up for each block instead of several for each
+file. The digest of all blocks is the stamp of the folder.
 
 Only files that were decoded successfully are remembered this way. Links are never followed; the files behind
 them are checked one by one.

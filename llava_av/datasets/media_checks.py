@@ -5,9 +5,9 @@ start with a certain digit. Files that were not decoded are pending (`pending_ch
 
 A result is looked for by the digest of the content: in the local cache, then among the results of all
 machines in the store (`stored_checks`). Reading or writing one part of the latter takes as long as decoding
-about 32 small images, so the first 32 are decoded instead, and if there are no others and none is pending,
-their results are kept in the local cache only. Content with a result is never pending, and content that does
-not decode is refused at every depth.
+about 32 small images, so the first 32 are decoded instead. Their results stay in the local cache, unless
+there are more of them or a commit of the dataset lists pending files; a failure is always stored. Content
+with a result is never pending, and content that does not decode is refused at every depth.
 """
 
 import contextlib
